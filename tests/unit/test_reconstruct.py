@@ -1,0 +1,72 @@
+import numpy as np
+import pytest
+import torch
+
+from cryorestore.errors import CryorestoreError
+from cryorestore.fsc import fourier_shell_correlation
+from cryorestore.geometry import symmetry_matrices
+from cryorestore.io.mrc import read_map
+from cryorestore.particles import ParticleTable
+from cryorestore.reconstruct import reconstruct_map, used_rows
+from cryorestore.reconstruct.cryodrgn import _alternating
+from helpers import PIXEL, blob_map, simulate_particles, write_particles
+
+
+def reconstruct(folder, star, **options):
+    outputs = {name: folder / f"{name}.mrc" for name in ("map", "map_odd", "map_even")}
+    reconstruct_map(star=star, **outputs, **{"backend": "native", **options})
+    return {name: torch.from_numpy(read_map(path)[0]) for name, path in outputs.items()}
+
+
+def test_noise_free_projections_give_the_map_back(tmp_path):
+    data = simulate_particles(600, sigma=1e-4)
+    maps = reconstruct(tmp_path, write_particles(tmp_path, data))
+    curve = fourier_shell_correlation(maps["map"], data["volume"], pixel_size=PIXEL)
+    assert float(curve.correlation[1:12].min()) > 0.99
+    assert float((maps["map"] * data["volume"]).sum() / data["volume"].square().sum()) == pytest.approx(1.0, abs=0.05)
+
+
+def test_the_mirror_image_does_not_fit(tmp_path):
+    data = simulate_particles(300, sigma=1e-4)
+    maps = reconstruct(tmp_path, write_particles(tmp_path, data))
+    mirrored = fourier_shell_correlation(maps["map"].flip(0).roll(1, 0), data["volume"], pixel_size=PIXEL)
+    assert float(mirrored.correlation[6:12].mean()) < 0.5
+
+
+def test_symmetry_is_applied(tmp_path):
+    volume = blob_map()
+    turned = volume + volume.flip((1, 2)).roll((1, 1), (1, 2))
+    data = simulate_particles(150, sigma=1e-4, volume=turned)
+    with_symmetry = reconstruct(tmp_path, write_particles(tmp_path, data), symmetry="C2")["map"]
+    assert torch.allclose(with_symmetry, with_symmetry.flip((1, 2)).roll((1, 1), (1, 2)), atol=2e-2 * float(with_symmetry.max()))
+    assert float(fourier_shell_correlation(with_symmetry, turned, pixel_size=PIXEL).correlation[1:10].min()) > 0.97
+
+
+def test_held_out_and_refused_particles_enter_no_map(tmp_path):
+    data = simulate_particles(40, sigma=0.1)
+    extra = {"rlnCryorestoreHoldout": np.arange(40) % 4 == 0, "rlnCryorestoreAccepted": np.arange(40) % 4 != 1}
+    star = write_particles(tmp_path, data, extra={name: values.astype(int) for name, values in extra.items()})
+    assert used_rows(ParticleTable.read(star)).tolist() == [row for row in range(40) if row % 4 in (2, 3)]
+
+
+def test_too_few_particles_are_an_error(tmp_path):
+    star = write_particles(tmp_path, simulate_particles(3, sigma=0.1))
+    with pytest.raises(CryorestoreError, match="3 of 3 particles"):
+        reconstruct(tmp_path, star)
+
+
+def test_an_unknown_backend_and_a_missing_program_are_named(tmp_path):
+    star = write_particles(tmp_path, simulate_particles(8, sigma=0.1))
+    with pytest.raises(CryorestoreError, match="frealign"):
+        reconstruct(tmp_path, star, backend="frealign")
+    with pytest.raises(CryorestoreError, match="programs.cryodrgn"):
+        reconstruct(tmp_path, star, backend="cryodrgn", program="no-such-program")
+
+
+@pytest.mark.parametrize("count", [6, 7])
+def test_copies_of_a_particle_stay_on_one_side_of_cryodrgns_split(count):
+    rows, operators = _alternating(count, len(symmetry_matrices("D2")))
+    assert sorted(zip(rows.tolist(), operators.tolist(), strict=True)) == [(row, op) for row in range(count) for op in range(4)]
+    pairs = count // 2 * 2
+    sides = [{place % 2 for place in np.flatnonzero(rows == row)} for row in range(pairs)]
+    assert all(len(side) == 1 for side in sides)
