@@ -7,26 +7,31 @@ from torch import Tensor
 
 def to_fourier(images: Float[Tensor, "*batch box box"]) -> Complex[Tensor, "*batch box half"]:
     """Orthonormal rfft2 of real images, phase origin at the pixel box // 2 (ky unshifted, kx >= 0)."""
-    return torch.fft.rfft2(torch.fft.ifftshift(images, dim=(-2, -1)), norm="ortho")
+    coefficients: Tensor = torch.fft.rfft2(torch.fft.ifftshift(images, dim=(-2, -1)), norm="ortho")
+    return coefficients
 
 
 def to_real(coefficients: Complex[Tensor, "*batch box half"]) -> Float[Tensor, "*batch box box"]:
     """Inverse of `to_fourier`."""
     box_size = coefficients.shape[-2]
-    return torch.fft.fftshift(torch.fft.irfft2(coefficients, s=(box_size, box_size), norm="ortho"), dim=(-2, -1))
+    images: Tensor = torch.fft.fftshift(torch.fft.irfft2(coefficients, s=(box_size, box_size), norm="ortho"), dim=(-2, -1))
+    return images
 
 
 def radial_shells_2d(box_size: int) -> Int[Tensor, "box half"]:
     """RELION's shell (k - 1/2 <= radius < k + 1/2) of every rfft2 coefficient; the corners beyond Nyquist share the shell box // 2 + 1."""
     ky, kx = torch.fft.fftfreq(box_size, 1 / box_size), torch.fft.rfftfreq(box_size, 1 / box_size)
-    return (ky[:, None] ** 2 + kx**2).sqrt().add(0.5).floor().long().clamp_max(box_size // 2 + 1)
+    return _nearest_shell(ky[:, None] ** 2 + kx**2, box_size)
 
 
 def radial_shells_3d(box_size: int) -> Int[Tensor, "box box half"]:
     """As `radial_shells_2d`, for the coefficients of an rfftn."""
     full, half = torch.fft.fftfreq(box_size, 1 / box_size), torch.fft.rfftfreq(box_size, 1 / box_size)
-    radius = (full[:, None, None] ** 2 + full[None, :, None] ** 2 + half**2).sqrt()
-    return radius.add(0.5).floor().long().clamp_max(box_size // 2 + 1)
+    return _nearest_shell(full[:, None, None] ** 2 + full[None, :, None] ** 2 + half**2, box_size)
+
+
+def _nearest_shell(squared_radius: Tensor, box_size: int) -> Tensor:
+    return squared_radius.sqrt().add(0.5).floor().long().clamp_max(box_size // 2 + 1)
 
 
 def hermitian_weights(box_size: int) -> Float[Tensor, "half"]:
@@ -60,6 +65,8 @@ def fourier_crop_2d(images: Float[Tensor, "*batch box box"], box_size: int) -> F
         return images
     ft = torch.fft.rfft2(torch.fft.ifftshift(images, dim=(-2, -1)), norm="forward")
     half = box_size // 2
-    rows = torch.cat([torch.arange(half), torch.arange(from_box - half, from_box)])
+    # of the two rows that meet at the new Nyquist frequency RELION keeps the one with positive ky
+    rows = torch.cat([torch.arange(half + 1), torch.arange(from_box - half + 1, from_box)])
     cropped = ft[..., rows, : half + 1]
-    return torch.fft.fftshift(torch.fft.irfft2(cropped, s=(box_size, box_size), norm="forward"), dim=(-2, -1))
+    rescaled: Tensor = torch.fft.fftshift(torch.fft.irfft2(cropped, s=(box_size, box_size), norm="forward"), dim=(-2, -1))
+    return rescaled
