@@ -73,7 +73,7 @@ def symmetry_matrices(symmetry: str) -> Matrices:
         turns = np.stack([_axis_turn((0, 0, 1), int(cyclic[2]), times) for times in range(int(cyclic[2]))])
         return turns if cyclic[1] == "C" else np.concatenate([turns, turns @ np.diag([1.0, -1.0, -1.0])])
     golden = (1 + math.sqrt(5)) / 2
-    generators = {
+    generators: dict[str, list[tuple[tuple[float, float, float], int]]] = {
         "T": [((0, 0, 1), 3), ((0, math.sqrt(2.0), 1.0), 2)],
         "O": [((0, 0, 1), 4), ((1, 1, 1), 3)],
         "I": [((0, 0, 1), 2), ((1, 0, golden), 5), ((1, 1, 1), 3)],

@@ -70,9 +70,7 @@ class FourierVolume:
         cube[inner, inner, 0 : high + 2] = transform[outer, outer, centre - 1 : centre + high + 1]
         self._columns = cube.shape[2] - 1
         parts = torch.stack([cube.real, cube.imag], -1)
-        corners = [
-            parts[dz : 2 * reach + dz, dy : 2 * reach + dy, dx : self._columns + dx] for dz in (0, 1) for dy in (0, 1) for dx in (0, 1)
-        ]
+        corners = [parts[dz : 2 * reach + dz, dy : 2 * reach + dy, dx : self._columns + dx] for dz in (0, 1) for dy in (0, 1) for dx in (0, 1)]
         return torch.stack(corners, -1).reshape(-1, 16).contiguous()
 
 

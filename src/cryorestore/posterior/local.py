@@ -213,7 +213,8 @@ class LocalPosterior:
     def _log_fitted(vectors: Tensor, proposal: _Proposal) -> Tensor:
         whitened = torch.linalg.solve_triangular(proposal.factor, (vectors - proposal.mean[:, None]).transpose(1, 2), upper=False)
         log_volume = proposal.factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        return -0.5 * whitened.square().sum(1) - log_volume[:, None] - 1.5 * math.log(2 * math.pi)
+        log_density: Tensor = -0.5 * whitened.square().sum(1) - log_volume[:, None] - 1.5 * math.log(2 * math.pi)
+        return log_density
 
 
 def _real_part_matrix(phases: Complex[Tensor, "b shifts m"]) -> Float[Tensor, "b two_m shifts"]:
