@@ -1,0 +1,1 @@
+"""Classical restorations that a learned one has to beat."""

@@ -1,0 +1,156 @@
+"""One function a figure. Pictures of the same numbers are the same bytes: fixed SVG ids, no date, and no state outside a figure."""
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.image import imsave
+from matplotlib.ticker import FuncFormatter
+from numpy.typing import ArrayLike, NDArray
+
+from cryorestore.files import atomic_path
+
+STYLE: Any = {
+    "svg.hashsalt": "cryorestore",
+    "svg.fonttype": "none",
+    "font.family": ["sans-serif"],
+    "font.sans-serif": ["DejaVu Sans", "Helvetica", "Arial"],
+    "font.size": 11,
+    "axes.edgecolor": "#9aa3ad",
+    "axes.labelcolor": "#39424d",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.8,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e6e9ed",
+    "grid.linewidth": 0.8,
+    "xtick.color": "#5a6470",
+    "ytick.color": "#5a6470",
+    "lines.linewidth": 2.0,
+    "legend.frameon": False,
+    "legend.fontsize": 10,
+    "text.color": "#39424d",
+}
+LINES: Sequence[tuple[str, str]] = (
+    ("#5a6470", "-"),
+    ("#0f766e", "-"),
+    ("#c2571a", "--"),
+    ("#1d4ed8", "-."),
+    ("#9333a8", ":"),
+    ("#a16207", "--"),
+)
+ROUND_RESOLUTIONS = (200.0, 100.0, 50.0, 40.0, 30.0, 20.0, 15.0, 12.0, 10.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.5, 3.0, 2.5, 2.0, 1.8, 1.5, 1.2, 1.0)
+Curves = Mapping[str, tuple[ArrayLike, ArrayLike]]
+
+
+def plot_fsc(curves: Curves, path: str | Path, *, thresholds: Sequence[float], pixel_size: float) -> None:
+    """Write FSC curves as SVG. `curves`: label -> (spatial frequency in 1/angstrom, correlation)."""
+    figure = correlation_figure(curves, thresholds=thresholds, pixel_size=pixel_size, ylabel="Fourier shell correlation")
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(svg_bytes(figure))
+
+
+def correlation_figure(curves: Curves, *, thresholds: Sequence[float], pixel_size: float, ylabel: str) -> Figure:
+    """Draw correlation against resolution, up to Nyquist, each threshold as a thin line."""
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _new_figure()
+        lowest = 0.0
+        for (label, (frequency, correlation)), (color, line) in zip(curves.items(), _cycle(len(curves)), strict=True):
+            values = np.asarray(correlation, float)
+            axes.plot(np.asarray(frequency, float), values, line, color=color, label=label)
+            lowest = min(lowest, float(np.nanmin(values)) if np.isfinite(values).any() else 0.0)
+        for threshold in thresholds:
+            axes.axhline(threshold, color="#b9c0c8", linewidth=0.9, linestyle=(0, (4, 3)))
+            axes.annotate(f"{threshold:g}", (1.0, threshold), xycoords=("axes fraction", "data"), fontsize=9, va="bottom", ha="right")
+        axes.set(xlim=(0, 0.5 / pixel_size), ylim=(max(-1.0, lowest - 0.05), 1.05), xlabel="resolution (Å)", ylabel=ylabel)
+        ticks = _resolution_ticks(0.5 / pixel_size)
+        axes.set_xticks([0.0, *(1 / tick for tick in ticks)], ["∞", *(f"{tick:g}" for tick in ticks)])
+        _legend_above(figure, axes)
+    return figure
+
+
+def training_figure(histories: Mapping[str, tuple[ArrayLike, ArrayLike, ArrayLike]]) -> Figure:
+    """Draw losses on a logarithmic scale; label -> (images seen, training loss, validation loss), a missing value as NaN."""
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _new_figure()
+        for (label, (seen, training, validation)), (color, _) in zip(histories.items(), _cycle(len(histories)), strict=True):
+            seen_values = np.asarray(seen, float)
+            for values, line, name in ((training, ":", "training"), (validation, "-", "validation")):
+                kept = np.isfinite(np.asarray(values, float))
+                if kept.any():
+                    axes.plot(seen_values[kept], np.asarray(values, float)[kept], line, color=color, label=f"{label}, {name}")
+        axes.set(xlabel="images seen", ylabel="loss")
+        axes.set_yscale("log")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 1000:g}k" if value >= 1000 else f"{value:g}"))
+        _legend_above(figure, axes)
+    return figure
+
+
+def orientation_figure(rotation: NDArray[np.float64], tilt: NDArray[np.float64]) -> Figure:
+    """Draw how many particles look along each direction, in bins of equal area (rot and tilt in degrees)."""
+    counts, _, _ = np.histogram2d(np.cos(np.radians(tilt)), (rotation + 180) % 360 - 180, bins=(18, 36), range=((-1, 1), (-180, 180)))
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _new_figure()
+        axes.grid(False)
+        picture = axes.imshow(counts, extent=(-180, 180, -1, 1), origin="lower", aspect="auto", cmap="Greens", vmin=0, interpolation="nearest")
+        axes.set(xlabel="rot (degrees)", ylabel="cos(tilt)", xticks=(-180, -90, 0, 90, 180))
+        figure.colorbar(picture, ax=axes, label="particles", pad=0.02)
+    return figure
+
+
+def evidence_figure(edges: ArrayLike, counts: Mapping[str, ArrayLike], *, threshold: float) -> Figure:
+    """Draw histograms of the probability that a box holds the particle; label -> counts between `edges`."""
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _new_figure()
+        for (label, values), (color, _) in zip(counts.items(), _cycle(len(counts)), strict=True):
+            axes.stairs(np.asarray(values, float), np.asarray(edges, float), fill=True, color=color, alpha=0.45, label=label)
+        axes.axvline(threshold, color="#5a6470", linewidth=1, linestyle=(0, (4, 3)))
+        axes.set(xlabel="probability of the particle against noise", ylabel="particles", xlim=(0, 1))
+        axes.set_yscale("symlog", linthresh=1)
+        _legend_above(figure, axes)
+    return figure
+
+
+def svg_bytes(figure: Figure) -> bytes:
+    """Render as SVG without a date; the ids come from the content, so the same figure gives the same bytes."""
+    buffer = io.BytesIO()
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return buffer.getvalue()
+
+
+def grey_png(image: NDArray[np.floating[Any]], *, low: float, high: float) -> bytes:
+    """Render an image (y, x) as grey PNG, black at `low`, white at `high`; the first row is at the bottom, as viewers of MRC files show it."""
+    buffer, metadata = io.BytesIO(), cast("dict[str, str]", {"Software": None})
+    imsave(buffer, image, cmap="gray", vmin=low, vmax=high, format="png", origin="lower", metadata=metadata)
+    return buffer.getvalue()
+
+
+def _new_figure() -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(5.6, 3.7), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _resolution_ticks(highest_frequency: float) -> list[float]:
+    """Round resolutions (angstrom) for the ticks of an axis up to a frequency (1/angstrom), none too near the one before."""
+    ticks: list[float] = []
+    for resolution in ROUND_RESOLUTIONS:
+        step = 1 / resolution - (1 / ticks[-1] if ticks else 0.0)
+        if 1 / resolution <= 1.001 * highest_frequency and step >= 0.09 * highest_frequency:
+            ticks.append(resolution)
+    return ticks
+
+
+def _cycle(count: int) -> list[tuple[str, str]]:
+    return [LINES[position % len(LINES)] for position in range(count)]
+
+
+def _legend_above(figure: Figure, axes: Axes) -> None:
+    if axes.get_legend_handles_labels()[1]:
+        figure.legend(loc="outside upper left", ncols=2, handlelength=1.8, columnspacing=1.2)

@@ -1,0 +1,184 @@
+"""The one flat object that says what a run found, one a method, and the last lines on the terminal."""
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from cryorestore import __version__
+from cryorestore.errors import CryorestoreError
+from cryorestore.files import read_json, write_json
+from cryorestore.provenance import code_commit
+
+SELF_CONSISTENCY = "self_consistency_restored_0143"
+SELF_CONSISTENCY_NOTE = (
+    "Half-map FSC of restored particles measures self-consistency, not resolution: the headline resolution is that of the raw particles."
+)
+
+
+def write_summary(
+    *,
+    evaluations: Sequence[str | Path],
+    controls: Sequence[str | Path],
+    raw_fsc: str | Path,
+    restored_fscs: Sequence[str | Path],
+    benchmarks: Sequence[str | Path],
+    summary: str | Path,
+    methods: str | Path,
+    raw_truth_fsc: str | Path | None = None,
+    restored_truth_fscs: Sequence[str | Path] = (),
+    dataset: str,
+    denoisers: Sequence[str],
+) -> None:
+    """Write the summary of the first method, and of all methods by name.
+
+    Parameters
+    ----------
+    evaluations, controls, restored_fscs, restored_truth_fscs
+        JSON files, one a method, in the order of `denoisers`; the last may be empty (no truth), `controls` too (nothing was checked).
+    raw_fsc, raw_truth_fsc
+        JSON of the raw half-maps' FSC, and of their mean to the true map.
+    benchmarks
+        Snakemake's TSV files of all steps, for time and memory.
+    summary, methods
+        Outputs (JSON). Resolutions are in angstrom; null = never falls below the threshold, or withheld (`self_consistency_reason` says why).
+    dataset, denoisers
+        Names.
+
+    Raises
+    ------
+    CryorestoreError
+        If the lists of files do not fit the methods.
+    """
+    needed = {"evaluations": evaluations, "restored_fscs": restored_fscs}
+    optional = {name: paths for name, paths in (("controls", controls), ("restored_truth_fscs", restored_truth_fscs)) if len(paths)}
+    for name, paths in (needed | optional).items():
+        if len(paths) != len(denoisers):
+            raise CryorestoreError(f"{name}: found {len(paths)} files, expected one for each of {', '.join(denoisers)}; give them in that order")
+    raw = read_json(raw_fsc)
+    steps = read_benchmarks(benchmarks)
+    common = {
+        "dataset": dataset,
+        "box_size": raw["box_size"],
+        "pixel_size": raw["pixel_size"],
+        "resolution_raw_0143": raw["resolutions"].get("0.143"),
+        "truth_resolution_raw_05": None if raw_truth_fsc is None else read_json(raw_truth_fsc)["resolutions"].get("0.5"),
+        "seconds_total": sum(step["seconds"] for step in steps),
+        "peak_memory_gib": max((step["memory_gib"] for step in steps), default=0.0),
+        "version": __version__,
+        "commit": code_commit(),
+    }
+    every: dict[str, dict[str, Any]] = {}
+    for position, method in enumerate(denoisers):
+        checked = read_json(controls[position]) if controls else {}
+        truth_fsc = read_json(restored_truth_fscs[position])["resolutions"].get("0.5") if restored_truth_fscs else None
+        every[method] = common | {"method": method, "truth_resolution_restored_05": truth_fsc}
+        every[method] |= _scores(read_json(evaluations[position])) | _self_consistency(read_json(restored_fscs[position]), checked)
+    write_json(summary, every[denoisers[0]])
+    write_json(methods, every)
+
+
+def read_benchmarks(paths: Sequence[str | Path]) -> list[dict[str, Any]]:
+    """Step (its folder), job, seconds and peak memory (GiB; 0 where the job was too short to measure) of every benchmark file."""
+    steps = []
+    for path in map(Path, paths):
+        with path.open(newline="", encoding="utf-8") as stream:
+            rows = list(csv.DictReader(stream, delimiter="\t"))
+        if not rows:
+            raise CryorestoreError(f"{path}: found no row, expected Snakemake's benchmark of a job; run that step again")
+        steps.append(
+            {
+                "step": path.parent.name,
+                "job": path.stem,
+                "seconds": sum(_number(row.get("s")) for row in rows),
+                "memory_gib": max(_number(row.get("max_rss")) for row in rows) / 1024,
+                "path": str(path),
+            }
+        )
+    return steps
+
+
+def print_headline(summary: Mapping[str, Any], *, report: str | Path | None = None, console: Console | None = None) -> None:
+    """Print the summary's headline figures and where the report is: a table on a terminal, plain lines elsewhere."""
+    console = console or Console()
+    lines = headline(summary)
+    if console.is_terminal:
+        table = Table(title=f"{summary['dataset']} ({summary['method']})", show_header=False, title_justify="left")
+        for label, value in lines:
+            table.add_row(label, value)
+        console.print(table)
+    else:
+        for label, value in lines:
+            console.out(f"{label}: {value}", highlight=False)
+    if report is not None:
+        console.out(f"report: {report}", highlight=False)
+
+
+def headline(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Label and value of each headline figure. The self-consistency of restored half-maps is never one."""
+    lines = [
+        ("particles", f"{summary['particles']} of {summary['box_size']} px at {summary['pixel_size']:.4g} Å/px"),
+        ("resolution, raw particles (FSC 0.143)", resolution_text(summary["resolution_raw_0143"])),
+    ]
+    if summary["psnr_restored"] is not None:
+        figures = " / ".join(f"{summary[name]:.2f}" for name in ("psnr_raw", "psnr_wiener", "psnr_restored"))
+        lines.append(("PSNR raw / Wiener / restored", f"{figures} dB, held-out particles"))
+        lines.append(("FRC 0.5 raw / restored", f"{resolution_text(summary['frc05_raw'])} / {resolution_text(summary['frc05_restored'])}"))
+    if summary["truth_resolution_raw_05"] is not None or summary["truth_resolution_restored_05"] is not None:
+        pair = resolution_text(summary["truth_resolution_raw_05"]), resolution_text(summary["truth_resolution_restored_05"])
+        lines.append(("map to truth (FSC 0.5), raw / restored", " / ".join(pair)))
+    lines += [(f"control {name}", control_text(control)) for name, control in summary["controls"].items()]
+    lines.append(("time, memory", f"{summary['seconds_total'] / 60:.1f} min of all steps, {summary['peak_memory_gib']:.2f} GiB at most in a step"))
+    return lines
+
+
+def resolution_text(resolution: float | None) -> str:
+    """Resolution in angstrom as text; None means that the curve never falls below its threshold."""
+    return "never crosses" if resolution is None else f"{resolution:.2f} Å"
+
+
+def control_text(control: Mapping[str, Any]) -> str:
+    """One line on a control: passed or failed, and `control_value_text`."""
+    return f"{'passed' if control['passed'] else 'FAILED'} ({control_value_text(control)})"
+
+
+def control_value_text(control: Mapping[str, Any]) -> str:
+    """What a control measured, its value and its threshold."""
+    value, threshold = (f"{number:.4g}" if isinstance(number, int | float) else str(number) for number in (control["value"], control["threshold"]))
+    return f"{control.get('score', 'value')}: {value}, threshold {threshold}"
+
+
+def _scores(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    psnr, frc05 = evaluation["psnr"] or {}, evaluation["frc05"] or {}
+    return {
+        "particles": evaluation["particles_restored"],
+        "network_evaluations": evaluation["network_evaluations"],
+        **{f"psnr_{name}": psnr.get(name, {}).get("mean") for name in ("raw", "wiener", "restored")},
+        **{f"frc05_{name}": frc05.get(name) for name in ("raw", "restored")},
+    }
+
+
+def _self_consistency(fsc: Mapping[str, Any], controls: Mapping[str, Any]) -> dict[str, Any]:
+    """The restored half-maps' crossing, withheld unless every control that gates it passed."""
+    gating = {name: control for name, control in controls.items() if control.get("gates") == SELF_CONSISTENCY}
+    failed = [f"control {name} failed: {control.get('reason') or 'no reason given'}" for name, control in gating.items() if not control.get("passed")]
+    value = fsc["resolutions"].get("0.143")
+    if not gating:
+        reason: str | None = "withheld: no control was run that would vouch for it"
+    elif failed:
+        reason = "withheld: " + "; ".join(failed)
+    else:
+        reason = "the curve never falls below 0.143" if value is None else None
+    return {SELF_CONSISTENCY: value if reason is None else None, "self_consistency_reason": reason, "controls": dict(controls)}
+
+
+def _number(cell: str | None) -> float:
+    try:
+        value = float(cell or 0)
+    except ValueError:
+        return 0.0
+    return value if math.isfinite(value) else 0.0
