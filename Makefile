@@ -1,0 +1,98 @@
+# One command per purpose; `make help` lists them. Two environments: .venv (the product and its tests) and .venv-peers (cryodrgn, a program
+# under GPL-3 that is called and never imported), each rebuilt when its lock under requirements/ is newer than the environment.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+WORKERS ?= 2
+
+BIN := .venv/bin
+PRODUCT := .venv/.product
+DEV := .venv/.dev
+PEERS := .venv-peers/.peers
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --no-input --progress-bar off
+
+# The figures of a data set's summary and where its report is.
+define print_headline
+$(BIN)/python -c 'from cryorestore.files import read_json; from cryorestore.summary import print_headline; \
+print_headline(read_json("results/$(1)/summary.json"), report="results/$(1)/report.html")'
+endef
+
+# Every process computes on one thread unless a rule or the configuration gives it more: parallel jobs and tests share the cores.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export PYTHONHASHSEED := 0
+export OMP_NUM_THREADS ?= 1
+export OPENBLAS_NUM_THREADS ?= 1
+export MKL_NUM_THREADS ?= 1
+export MPLBACKEND := Agg
+export PYTHONNOUSERSITE := 1
+
+.PHONY: help setup demo demo-real test check lint types unit docs lock clean clean-results distclean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+setup: $(PRODUCT) $(DEV) $(PEERS) ## make both environments
+
+demo: $(PRODUCT) $(PEERS) ## the whole chain on the embedded demo (2 cores, no download of data)
+	$(BIN)/snakemake --profile profiles/local --config datasets='[demo]'
+	@$(call print_headline,demo)
+
+demo-real: $(PRODUCT) $(PEERS) ## the whole chain on experimental apoferritin micrographs (EMPIAR-10146; docs/datasets.md)
+	$(BIN)/snakemake --profile profiles/local --config datasets='[empiar-10146]'
+	@$(call print_headline,empiar-10146)
+
+test: $(DEV) $(PEERS) ## all tests; those whose data or programs are missing say so and are skipped
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal --durations 10
+
+check: lint types unit ## lint, types, unit tests and dry-runs, in two minutes
+
+lint: $(DEV)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check Snakefile rules
+	$(BIN)/snakemake --lint
+
+types: $(DEV)
+	$(BIN)/mypy
+
+unit: $(DEV)
+	$(BIN)/pytest -n $(WORKERS) -m 'not slow and not gpu and not slurm' tests/unit tests/workflow
+
+docs: $(DEV) ## the documentation as web pages under site/
+	$(BIN)/mkdocs build --strict --quiet --site-dir site
+
+lock: ## resolve the dependencies anew and write requirements/*.lock
+	scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && $(PYTHON) -m venv "$$scratch" && lock="$$scratch/bin/python requirements/lock.py" \
+	&& $$lock requirements/product.lock -- 'setuptools>=80' . \
+	&& $$lock requirements/dev.lock --without requirements/product.lock -- '.[dev]' --constraint=requirements/product.lock \
+	&& $$lock requirements/peers.lock -- 'setuptools>=80' cryodrgn==4.3.1 torch==2.13.0
+
+clean: ## caches and built pages; results and environments stay
+	rm -rf site build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find src tests scripts benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+clean-results: ## results, logs and Snakemake's records
+	rm -rf results logs .snakemake
+	find benchmarks -mindepth 2 -name '*.tsv' -delete
+
+distclean: clean clean-results ## everything that is not in the repository
+	rm -rf .venv .venv-peers
+
+$(PRODUCT): requirements/product.lock pyproject.toml
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: found $$("$(PYTHON)" --version 2>&1), expected Python 3.11 or later; install it or say make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	"$(PYTHON)" -m venv .venv
+	$(BIN)/python $(PIP_INSTALL) -r $<
+	$(BIN)/python $(PIP_INSTALL) --no-build-isolation --no-deps --editable .
+	@touch $@
+
+$(DEV): requirements/dev.lock $(PRODUCT)
+	$(BIN)/python $(PIP_INSTALL) -r requirements/product.lock -r $<
+	@touch $@
+
+$(PEERS): requirements/peers.lock
+	"$(PYTHON)" -m venv .venv-peers
+	.venv-peers/bin/python $(PIP_INSTALL) -r $<
+	@touch $@
