@@ -40,7 +40,9 @@ def test_one_frequency_by_hand():
 def test_the_defocus_angle_points_from_x_to_the_axis_of_defocus_u():
     astigmatic = parameters(defocus_u=20000.0, defocus_v=10000.0, defocus_angle=90.0)
     along_y = ctf_2d(astigmatic, box_size=32, pixel_size=2.0)[0, 4, 0]
-    assert float(along_y) == pytest.approx(float(ctf_2d(parameters(defocus_u=20000.0, defocus_v=20000.0), box_size=32, pixel_size=2.0)[0, 4, 0]), abs=1e-5)
+    assert float(along_y) == pytest.approx(
+        float(ctf_2d(parameters(defocus_u=20000.0, defocus_v=20000.0), box_size=32, pixel_size=2.0)[0, 4, 0]), abs=1e-5
+    )
 
 
 def test_a_phase_plate_turns_the_constant_term_up():

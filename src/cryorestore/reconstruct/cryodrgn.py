@@ -59,7 +59,13 @@ def _write_inputs(table: ParticleTable, symmetry: str, work: Path) -> None:
     # cryoDRGN multiplies row vectors (x, y, 0) with its matrix, so that RELION's Euler matrix is its own
     shifts = table.origins()[expanded[0]] / (pixel_size * box_size)
     parameters = table.ctf_parameters().take(expanded[0])
-    columns = [np.full(len(names), float(box_size)), np.full(len(names), pixel_size), parameters.defocus_u, parameters.defocus_v, parameters.defocus_angle]
+    columns = [
+        np.full(len(names), float(box_size)),
+        np.full(len(names), pixel_size),
+        parameters.defocus_u,
+        parameters.defocus_v,
+        parameters.defocus_angle,
+    ]
     columns += [parameters.voltage, parameters.spherical_aberration, parameters.amplitude_contrast, parameters.phase_shift]
     (work / "poses.pkl").write_bytes(pickle.dumps((rotations, shifts)))
     (work / "ctf.pkl").write_bytes(pickle.dumps(np.stack(columns, 1).astype(np.float32)))

@@ -20,7 +20,7 @@ _WEIGHT_FLOOR = 1e-3
 """A grid point's weight is at least this share of its shell's mean, as in RELION."""
 
 _CORNER_EDGE = 3.0
-"""Width (px) of the soft edge inside the sphere that touches the box: its corners hold aliases, and RELION clears them too."""
+"""Width (px) of the soft edge outside the sphere that touches the box: its corners hold aliases, and RELION clears them likewise."""
 
 
 class BackProjector:
@@ -33,7 +33,9 @@ class BackProjector:
         self._size = 2 * self._reach + 1
         self._sums = torch.zeros(self._size**3, 3)
 
-    def insert(self, data: Complex[Tensor, "n m"], ctf: Float[Tensor, "n m"], rotations: Float[Tensor, "n 3 3"], *, premultiplied: bool = False) -> None:
+    def insert(
+        self, data: Complex[Tensor, "n m"], ctf: Float[Tensor, "n m"], rotations: Float[Tensor, "n 3 3"], *, premultiplied: bool = False
+    ) -> None:
         """Add centred images (coefficients of `self.coefficients`) with their CTF at `rotations`."""
         numerator = data if premultiplied else data * ctf
         values = torch.stack([numerator.real, numerator.imag, ctf.square()], -1)
@@ -53,6 +55,20 @@ class BackProjector:
         both = BackProjector(self.box_size)
         both._sums = self._sums + other._sums
         return both
+
+    def symmetrised(self, operators: Float[Tensor, "k 3 3"]) -> "BackProjector":
+        """Average over rotations that map the grid onto itself (entries -1, 0, 1), as if every image had been inserted at each."""
+        cube = self._sums.view(self._size, self._size, self._size, 3)
+        total = torch.zeros_like(cube)
+        for operator in operators.round().long():
+            # axes of the cube are z, y, x; the operator acts on (x, y, z)
+            source = operator.abs().argmax(0).flip(0).sub(2).neg().tolist()
+            signs = operator.sum(0).flip(0).tolist()
+            turned = cube.permute(*source, 3)
+            total += turned.flip([axis for axis in range(3) if signs[axis] < 0]) if min(signs) < 0 else turned
+        whole = BackProjector(self.box_size)
+        whole._sums = total.reshape(-1, 3)
+        return whole
 
     def volume(self) -> Float[Tensor, "box box box"]:
         """The map in the grey scale of the images."""
@@ -81,7 +97,8 @@ class BackProjector:
         cropped = real[start : start + box_size, start : start + box_size, start : start + box_size]
         correction = torch.sinc((torch.arange(box_size) - box_size // 2) / padded).square()
         corrected = cropped / (correction[:, None, None] * correction[:, None] * correction)
-        return corrected * soft_sphere(box_size, box_size / 2 - _CORNER_EDGE, _CORNER_EDGE)
+        cleared: Tensor = corrected * soft_sphere(box_size, box_size / 2, _CORNER_EDGE)
+        return cleared
 
 
 def _share(fraction: Tensor, upper: int) -> Tensor:
@@ -107,6 +124,7 @@ def reconstruct_native(table: ParticleTable, *, symmetry: str, program: str, thr
     """Reconstruct in this process, `_BATCH` particles at a time; `program` and `scratch` are not used."""
     box_size, pixel_size = table.box_size, table.pixel_size
     operators = torch.from_numpy(symmetry_matrices(symmetry)).float()
+    on_grid = bool((operators - operators.round()).abs().max() < 1e-6)
     rotations = torch.from_numpy(table.rotation_matrices()).float()
     shifts = torch.from_numpy(-table.origins() / pixel_size).float()
     parameters = table.ctf_parameters()
@@ -117,10 +135,10 @@ def reconstruct_native(table: ParticleTable, *, symmetry: str, program: str, thr
         ctf = ctf_2d(parameters.take(rows), box_size=box_size, pixel_size=pixel_size)
         for parity, accumulator in enumerate(accumulators):
             chosen = torch.from_numpy(rows % 2 == parity)
-            for operator in operators:
+            for operator in operators[:1] if on_grid else operators:
                 picked = torch.from_numpy(rows)[chosen]
                 backproject(
                     images[chosen], ctf[chosen], rotations[picked] @ operator, shifts[picked], accumulator, premultiplied=table.ctf_premultiplied
                 )
-    odd, even = accumulators
+    odd, even = (accumulator.symmetrised(operators) for accumulator in accumulators) if on_grid else accumulators
     return HalfMaps(full=odd.merged(even).volume(), odd=odd.volume(), even=even.volume())

@@ -95,6 +95,8 @@ def reconstruct_map(
 
 def _refuse_broken(volume: Tensor, path: str | Path, backend: str) -> None:
     if not volume.isfinite().all():
-        raise CryorestoreError(f"{path}: the map that {backend} made holds NaN or infinite values; look for missing CTF values in the particles' STAR")
+        raise CryorestoreError(
+            f"{path}: the map that {backend} made holds NaN or infinite values; look for missing CTF values in the particles' STAR"
+        )
     if float(volume.std()) == 0.0:
         raise CryorestoreError(f"{path}: the map that {backend} made is empty (one constant value); look at the particles' stack")

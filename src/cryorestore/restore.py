@@ -1,0 +1,290 @@
+"""Restored particles: one image out for each image in, same order, same metadata, with evidence and deviation beside them."""
+
+import csv
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cryorestore.conditions import ConditionMaker
+from cryorestore.ctf import ctf_2d
+from cryorestore.diffusion.denoiser import Denoiser, load_denoiser
+from cryorestore.errors import CryorestoreError
+from cryorestore.files import atomic_path
+from cryorestore.identity import particle_identities
+from cryorestore.io.mrc import MrcStackWriter
+from cryorestore.logs import get_logger, progress
+from cryorestore.particles import ParticleTable
+from cryorestore.postprocess import PostProcessor, load_postprocess
+from cryorestore.reconstruct.step import ACCEPTED_COLUMN
+from cryorestore.reference import Reference
+from cryorestore.seeds import derived_seeds
+
+ROW_COLUMN = "rlnCryorestoreRow"
+EVIDENCE_COLUMN = "rlnCryorestoreLogEvidence"
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A batch of restored particles in the grey scale of the input."""
+
+    images: Float[Tensor, "b box box"]
+    deviation: Float[Tensor, "b box box"] | None
+    log_evidence: Float[Tensor, "b"] | None
+    network_evaluations: int
+    """a particle"""
+
+
+@dataclass(frozen=True)
+class Restorer:
+    """One method of one half: conditions, then the diffusion model, then the post-processing network; each of the two may be absent."""
+
+    conditions: ConditionMaker
+    denoiser: Denoiser | None
+    postprocessor: PostProcessor | None
+    sampler: str
+    sampler_steps: int
+    samples: int
+
+    def __call__(self, images: Tensor, ctf: Tensor, rotations: Tensor, shifts_px: Tensor, seeds: Sequence[int]) -> Restored:
+        """Restore a batch; every batch must have the same size, or sums may differ in the last digit."""
+        conditions = self.conditions(images, ctf, rotations, shifts_px, seeds)
+        channels, deviation = conditions.channels, conditions.channels.get("deviation")
+        evaluations = 0
+        if self.denoiser is None:
+            restored = channels["mean"]
+        else:
+            restored, evaluations = self.denoiser.restore(
+                channels, sampler=self.sampler, steps=self.sampler_steps, seeds=list(seeds), samples=self.samples
+            )
+        if self.postprocessor is not None:
+            restored, evaluations = self.postprocessor.apply(restored, channels), evaluations + 1
+        return Restored(restored, deviation, conditions.log_evidence, evaluations)
+
+
+def load_restorer(
+    *,
+    reference_map: str | Path,
+    noise_json: str | Path,
+    diffusion_weights: str | Path | None,
+    postprocess_weights: str | Path | None,
+    condition: Sequence[str],
+    sampler: str,
+    sampler_steps: int,
+    samples: int,
+    rotation_sigma: float,
+    shift_sigma: float,
+    posterior_rotations: Sequence[int],
+    device: str,
+    precision: str,
+) -> Restorer:
+    """Put a method together from its half's files; without diffusion weights the posterior mean itself is the result."""
+    if diffusion_weights is None and "mean" not in condition:
+        raise CryorestoreError(f"condition: found {list(condition)} and no diffusion weights, expected 'mean' among them: nothing else restores then")
+    maker = ConditionMaker(
+        Reference.read(reference_map, noise_json),
+        condition,
+        rotation_sigma=rotation_sigma,
+        shift_sigma=shift_sigma,
+        posterior_rotations=posterior_rotations,
+    )
+    denoiser = None if diffusion_weights is None else load_denoiser(diffusion_weights, device=device, precision=precision)
+    postprocessor = None if postprocess_weights is None else load_postprocess(postprocess_weights, device=device, precision=precision)
+    return Restorer(maker, denoiser, postprocessor, sampler, sampler_steps, samples)
+
+
+def restore_particles(
+    *,
+    star: str | Path,
+    reference_map: str | Path,
+    noise_json: str | Path,
+    restored_stack: str | Path,
+    restored_star: str | Path,
+    evidence_csv: str | Path,
+    deviation_stack: str | Path | None = None,
+    diffusion_weights: str | Path | None = None,
+    postprocess_weights: str | Path | None = None,
+    condition: Sequence[str] = ("noisy", "phase_flipped", "wiener", "mean", "deviation"),
+    sampler: str = "mean",
+    sampler_steps: int = 1,
+    samples: int = 1,
+    rotation_sigma: float,
+    shift_sigma: float,
+    posterior_rotations: Sequence[int] = (160, 96, 96),
+    evidence_threshold: float = 0.5,
+    batch_size: int = 16,
+    device: str = "auto",
+    precision: str = "fp32",
+    threads: int = 1,
+    seed: int = 1,
+) -> None:
+    """Restore the particles of one half with what was learned from that half.
+
+    Parameters
+    ----------
+    star
+        Normalized particles of one half, in the order that is kept.
+    reference_map, noise_json
+        The half's own, from make_training_pairs.
+    restored_stack, restored_star, evidence_csv
+        Outputs: images (CTF still applied), the input's table pointing to them, and one row of evidence a particle.
+    deviation_stack
+        Output: posterior standard deviation of each pixel; only for methods that look at poses.
+    diffusion_weights, postprocess_weights
+        The half's own networks; both may be absent (the posterior mean is then the result).
+    condition
+        Channels that the method computes.
+    sampler, sampler_steps, samples
+        How the diffusion model is evaluated, and how many draws are averaged.
+    rotation_sigma, shift_sigma
+        Rms error of the given poses, degrees and angstrom.
+    posterior_rotations
+        Rotations drawn in each round of the pose posterior.
+    evidence_threshold
+        A particle is accepted if the posterior probability that it is there at all exceeds this.
+    batch_size, device, precision, threads
+        How it is computed.
+    seed
+        Of draws; those of a particle depend on its identity alone.
+    """
+    torch.set_num_threads(threads)
+    table = ParticleTable.read(star)
+    restorer = load_restorer(
+        reference_map=reference_map,
+        noise_json=noise_json,
+        diffusion_weights=diffusion_weights,
+        postprocess_weights=postprocess_weights,
+        condition=condition,
+        sampler=sampler,
+        sampler_steps=sampler_steps,
+        samples=samples,
+        rotation_sigma=rotation_sigma,
+        shift_sigma=shift_sigma,
+        posterior_rotations=posterior_rotations,
+        device=device,
+        precision=precision,
+    )
+    box_size, pixel_size = table.box_size, table.pixel_size
+    log_evidence = np.full(len(table), np.nan)
+    evaluations = 0
+    with ExitStack() as stack, torch.no_grad():
+        images_out = stack.enter_context(MrcStackWriter(restored_stack, count=len(table), box_size=box_size, pixel_size=pixel_size))
+        deviation_out = None
+        if deviation_stack is not None:
+            deviation_out = stack.enter_context(MrcStackWriter(deviation_stack, count=len(table), box_size=box_size, pixel_size=pixel_size))
+        for rows, restored in _restored_batches(table, restorer, batch_size=batch_size, seed=seed):
+            images_out.append(restored.images.numpy())
+            evaluations = restored.network_evaluations
+            if deviation_out is not None:
+                if restored.deviation is None:
+                    raise CryorestoreError("deviation_stack: this method looks at no poses and knows no deviation; leave the option out")
+                deviation_out.append(restored.deviation.numpy())
+            if restored.log_evidence is not None:
+                log_evidence[rows] = restored.log_evidence.numpy()
+    probability, accepted = judge_evidence(log_evidence, threshold=evidence_threshold)
+    out = table.with_images(restored_stack, box_size=box_size).with_columns({ACCEPTED_COLUMN: accepted.astype(np.int64)})
+    if np.isfinite(log_evidence).all():
+        out = out.with_columns({EVIDENCE_COLUMN: log_evidence})
+    _write_evidence(evidence_csv, table, log_evidence, probability, accepted)
+    out.write(restored_star)
+    get_logger().info("restored %d particles, %d accepted, %d network evaluations each", len(table), accepted.sum(), evaluations)
+
+
+def _restored_batches(table: ParticleTable, restorer: Restorer, *, batch_size: int, seed: int) -> Iterator[tuple[NDArray[np.int64], Restored]]:
+    """Restore in batches of one fixed size along the table's order; the last is filled up with its last row, and the filling dropped."""
+    count, box_size, pixel_size = len(table), table.box_size, table.pixel_size
+    parameters, seeds = table.ctf_parameters(), derived_seeds(seed, particle_identities(table), purpose="restore")
+    posed = restorer.conditions.needs_poses
+    rotations = torch.from_numpy(table.rotation_matrices()).float() if posed else torch.eye(3).expand(count, 3, 3)
+    shifts = torch.from_numpy(-table.origins() / pixel_size).float()
+    for start in progress(range(0, count, batch_size), total=-(-count // batch_size), description="restore particles"):
+        rows = np.minimum(np.arange(start, start + batch_size), count - 1)
+        real = min(batch_size, count - start)
+        images = torch.from_numpy(table.load_images(rows))
+        ctf = ctf_2d(parameters.take(rows), box_size=box_size, pixel_size=pixel_size)
+        restored = restorer(images, ctf, rotations[rows], shifts[rows], [seeds[row] for row in rows])
+        yield rows[:real], first_of(restored, real)
+
+
+def first_of(restored: Restored, count: int) -> Restored:
+    """The first `count` particles of a batch."""
+    return Restored(
+        restored.images[:count],
+        None if restored.deviation is None else restored.deviation[:count],
+        None if restored.log_evidence is None else restored.log_evidence[:count],
+        restored.network_evaluations,
+    )
+
+
+def judge_evidence(log_evidence: NDArray[np.float64], *, threshold: float) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Probability that there is a particle (even odds beforehand), and whether it is accepted; without evidence all are."""
+    probability = 1 / (1 + np.exp(-np.clip(log_evidence, -700, 700)))
+    return probability, np.isnan(log_evidence) | (probability > threshold)
+
+
+def _write_evidence(
+    path: str | Path, table: ParticleTable, log_evidence: NDArray[np.float64], probability: NDArray[np.float64], accepted: NDArray[np.bool_]
+) -> None:
+    rows = table.particles.column(ROW_COLUMN) if ROW_COLUMN in table.particles else [str(row) for row in range(len(table))]
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["row", "image_name", "log_evidence", "probability", "accepted"])
+        for row, name, value, chance, kept in zip(rows, table.particles.column("rlnImageName"), log_evidence, probability, accepted, strict=True):
+            numbers = ["", ""] if math.isnan(value) else [f"{value:.4f}", f"{chance:.6f}"]
+            writer.writerow([row, name, *numbers, int(kept)])
+
+
+def join_particles(*, half1_star: str | Path, half2_star: str | Path, source_star: str | Path, joined_star: str | Path) -> None:
+    """Join the restored particles of both halves in the order of the table they came from.
+
+    Parameters
+    ----------
+    half1_star, half2_star
+        Restored particles, each with rlnCryorestoreRow, its row in `source_star`.
+    source_star
+        The table that was split.
+    joined_star
+        Output: what RELION or cryoSPARC reads.
+
+    Raises
+    ------
+    CryorestoreError
+        If a row stands in both halves, or an image's name or micrograph does not agree with the row it claims.
+    """
+    halves = [ParticleTable.read(path) for path in (half1_star, half2_star)]
+    source = ParticleTable.read(source_star)
+    rows = [half.particles.ints(ROW_COLUMN) for half in halves]
+    together = np.concatenate(rows)
+    if len(np.unique(together)) != len(together):
+        raise CryorestoreError(
+            f"{half1_star} and {half2_star} share rows of {source_star}, expected each particle in one half; split the particles again"
+        )
+    for path, half, here in zip((half1_star, half2_star), halves, rows, strict=True):
+        _check_identity(path, half, here, source, source_star)
+    if halves[0].particles.columns != halves[1].particles.columns:
+        raise CryorestoreError(f"{half1_star} and {half2_star} have different columns; restore both halves with the same configuration")
+    order = np.argsort(together, kind="stable")
+    lines = [line for half in halves for line in half.particles.lines]
+    block = type(source.particles)(halves[0].particles.columns, [lines[place] for place in order])
+    joined = ParticleTable(block, halves[0].optics, Path(joined_star))
+    joined.write(joined_star)
+
+
+def _check_identity(path: str | Path, half: ParticleTable, rows: NDArray[np.int64], source: ParticleTable, source_star: str | Path) -> None:
+    for name in ("rlnMicrographName", "rlnCoordinateX", "rlnCoordinateY", "rlnDefocusU"):
+        if name not in half.particles or name not in source.particles:
+            continue
+        expected = source.particles.column(name)
+        for place, (row, found) in enumerate(zip(rows.tolist(), half.particles.column(name), strict=True)):
+            if expected[row] != found:
+                raise CryorestoreError(
+                    f"{path}: row {place + 1}: found {name} {found}, expected {expected[row]} (row {row + 1} of {source_star}); "
+                    "the two tables do not belong together: run the split and the restoration again"
+                )

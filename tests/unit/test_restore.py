@@ -1,0 +1,156 @@
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from cryorestore.controls import control_noise_only
+from cryorestore.errors import CryorestoreError
+from cryorestore.io.mrc import MrcStackReader
+from cryorestore.pairs import make_training_pairs
+from cryorestore.particles import ParticleTable
+from cryorestore.reconstruct import reconstruct_map
+from cryorestore.restore import join_particles, judge_evidence, restore_particles
+from helpers import BOX, simulate_particles, write_particles
+
+POSES = {"rotation_sigma": 3.0, "shift_sigma": 2.0, "posterior_rotations": (48, 32, 32)}
+COUNT = 120
+
+
+def prepare(folder, seed):
+    """One half: particles (the last ten are noise only), its maps, its reference."""
+    folder.mkdir()
+    data = simulate_particles(COUNT, sigma=1.5, seed=seed)
+    data["images"][-10:] -= data["clean"][-10:]
+    extra = {"rlnCryorestoreRow": np.arange(COUNT) * 2 + seed % 2, "rlnMicrographName": [f"mic{row % 7}.mrc" for row in range(COUNT)]}
+    star = write_particles(folder, data, extra=extra)
+    maps = {name: folder / f"{name}.mrc" for name in ("map", "map_odd", "map_even")}
+    reconstruct_map(star=star, **maps, backend="native")
+    reference = {"reference_map": folder / "reference.mrc", "noise_json": folder / "noise.json"}
+    options = {"mask_radius": 50.0, "mask_edge": 8.0, "bg_radius": 12.0, "count": 60}
+    make_training_pairs(star=star, **maps, pairs=folder / "pairs.safetensors", **reference, **options, **POSES)
+    return {"folder": folder, "star": star, "data": data, "reference": reference}
+
+
+@pytest.fixture(scope="module")
+def halves(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("halves")
+    return [prepare(folder / f"half{seed}", seed) for seed in (1, 2)]
+
+
+def restore(half, folder, **options):
+    outputs = {"restored_stack": folder / "r.mrcs", "restored_star": folder / "r.star", "evidence_csv": folder / "e.csv", "deviation_stack": folder / "d.mrcs"}
+    star = options.pop("star", half["star"])
+    restore_particles(star=star, **half["reference"], **outputs, condition=["mean", "deviation"], **POSES, **options)
+    return outputs
+
+
+def test_restored_particles_are_nearer_the_truth_and_keep_order_and_metadata(halves, tmp_path):
+    half = halves[0]
+    outputs = restore(half, tmp_path)
+    restored, source = ParticleTable.read(outputs["restored_star"]), ParticleTable.read(half["star"])
+    for name in source.particles.columns:
+        if name != "rlnImageName":
+            assert restored.particles.column(name) == source.particles.column(name)
+    assert restored.particles.column("rlnImageOriginalName") == source.particles.column("rlnImageName")
+    images, clean = torch.from_numpy(restored.load_images()), half["data"]["clean"]
+    error, signal = (images - clean)[:-10].square().mean(), clean[:-10].square().mean()
+    assert float(error) < 0.3 * float(signal) < 0.3 * float((half["data"]["images"] - clean)[:-10].square().mean())
+    assert restored.pixel_size == source.pixel_size
+
+
+def test_noise_is_refused_by_the_evidence_and_particles_are_not(halves, tmp_path):
+    outputs = restore(halves[0], tmp_path)
+    rows = list(csv.DictReader(outputs["evidence_csv"].open()))
+    accepted = np.array([int(row["accepted"]) for row in rows])
+    assert [int(row["row"]) for row in rows[:3]] == [1, 3, 5]
+    assert accepted[-10:].sum() == 0
+    assert accepted[:-10].mean() > 0.97
+    assert ParticleTable.read(outputs["restored_star"]).particles.ints("rlnCryorestoreAccepted").tolist() == accepted.tolist()
+
+
+def test_a_particle_does_not_depend_on_the_rows_beside_it(halves, tmp_path):
+    half = halves[0]
+    table = ParticleTable.read(half["star"])
+    star = half["folder"] / "some.star"
+    table.take([40, 7, 99]).write(star)
+    for name in ("all", "some"):
+        (tmp_path / name).mkdir()
+    everything = MrcStackReader(restore(half, tmp_path / "all")["restored_stack"]).read([40, 7, 99])
+    some = MrcStackReader(restore(half, tmp_path / "some", star=star)["restored_stack"]).read([0, 1, 2])
+    assert np.allclose(everything, some, atol=1e-4)
+
+
+def test_the_same_bytes_twice(halves, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        restore(halves[0], tmp_path / name)
+    for file in ("r.mrcs", "d.mrcs", "e.csv"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_another_halfs_particles_change_nothing(halves, tmp_path):
+    # the half's files are all that restoration reads: the other half's are not even named
+    outputs = restore(halves[0], tmp_path)
+    reads = json.dumps([str(halves[0]["star"]), *map(str, halves[0]["reference"].values())])
+    assert "half2" not in reads
+    assert outputs["restored_stack"].stat().st_size == 1024 + COUNT * BOX * BOX * 4
+
+
+def test_join_gives_the_order_of_the_source_back(halves, tmp_path):
+    stars = []
+    for number, half in enumerate(halves, start=1):
+        (tmp_path / f"h{number}").mkdir()
+        stars.append(restore(half, tmp_path / f"h{number}")["restored_star"])
+    first, second = (ParticleTable.read(half["star"]) for half in halves)
+    lines = [line for pair in zip(second.particles.lines, first.particles.lines, strict=True) for line in pair]
+    source = tmp_path / "source.star"
+    ParticleTable(type(first.particles)(first.particles.columns, lines), first.optics, source).write(source)
+    join_particles(half1_star=stars[0], half2_star=stars[1], source_star=source, joined_star=tmp_path / "joined.star")
+    joined = ParticleTable.read(tmp_path / "joined.star")
+    assert joined.particles.ints("rlnCryorestoreRow").tolist() == list(range(2 * COUNT))
+    assert joined.particles.column("rlnDefocusU") == ParticleTable.read(source).particles.column("rlnDefocusU")
+
+
+def test_join_refuses_tables_that_do_not_belong_together(halves, tmp_path):
+    star = restore(halves[0], tmp_path)["restored_star"]
+    with pytest.raises(CryorestoreError, match="share rows"):
+        join_particles(half1_star=star, half2_star=star, source_star=halves[0]["star"], joined_star=tmp_path / "joined.star")
+    assert not (tmp_path / "joined.star").exists()
+
+
+def test_without_a_network_something_must_restore(halves, tmp_path):
+    with pytest.raises(CryorestoreError, match="condition"):
+        restore_particles(
+            star=halves[0]["star"],
+            **halves[0]["reference"],
+            restored_stack=tmp_path / "r.mrcs",
+            restored_star=tmp_path / "r.star",
+            evidence_csv=tmp_path / "e.csv",
+            condition=["noisy"],
+            **POSES,
+        )
+
+
+def test_evidence_is_a_probability_and_its_absence_accepts():
+    probability, accepted = judge_evidence(np.array([0.0, 1000.0, -1000.0, np.nan]), threshold=0.5)
+    assert probability[:3].tolist() == [0.5, 1.0, pytest.approx(0.0)]
+    assert accepted.tolist() == [False, True, False, True]
+
+
+def control(halves, tmp_path, condition):
+    keys = {f"{name}_{number}": half["reference"][name] for number, half in enumerate(halves, 1) for name in ("reference_map", "noise_json")}
+    stars = {f"half{number}_star": half["star"] for number, half in enumerate(halves, 1)}
+    options = {"sampler": "mean", "sampler_steps": 1, "images": 100, "mask_radius": 50.0, "mask_edge": 8.0}
+    control_noise_only(**stars, **keys, control=tmp_path / "control.json", condition=condition, **options, **POSES)
+    return json.loads((tmp_path / "control.json").read_text())["noise_only"]
+
+
+def test_the_noise_only_control_passes_with_evidence_and_shows_what_gating_prevents(halves, tmp_path):
+    verdict = control(halves, tmp_path, ["mean", "deviation"])
+    assert verdict["passed"] is True
+    assert verdict["value"] <= verdict["threshold"] == 0.005
+    assert verdict["kept"] >= 0.95
+    # ungated, the restored noise of two independent halves reproduces their maps: invented agreement
+    assert np.mean(verdict["details"]["ungated_fsc"][2:8]) > 0.5
