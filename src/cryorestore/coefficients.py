@@ -8,7 +8,9 @@ from cryorestore.fourier import to_fourier, to_real
 
 
 class CoefficientSet:
-    """Half plane of an orthonormal `rfft2`, without the constant term, radius <= `max_shell` + 1/2.
+    """Half plane of an orthonormal `rfft2`, without the constant term, radius < `max_shell` + 1/2.
+
+    The row and the column at the Nyquist frequency, whose sign is not defined, are left out.
 
     Attributes
     ----------
@@ -19,10 +21,11 @@ class CoefficientSet:
     """
 
     def __init__(self, box_size: int, max_shell: int) -> None:
-        self.box_size, self.max_shell = box_size, min(max_shell, box_size // 2 - 1)
+        self.box_size, self.max_shell = box_size, min(max_shell, box_size // 2)
         ky, kx = torch.meshgrid(torch.fft.fftfreq(box_size, 1 / box_size), torch.arange(box_size // 2 + 1.0), indexing="ij")
         radius = (kx**2 + ky**2).sqrt().flatten()
-        inside = ((radius > 0) & (radius < self.max_shell + 0.5)).nonzero()[:, 0]
+        nyquist = torch.maximum(kx, ky.abs()).flatten() >= box_size / 2
+        inside = ((radius > 0) & (radius < self.max_shell + 0.5) & ~nyquist).nonzero()[:, 0]
         self.index = inside[torch.argsort(radius[inside], stable=True)]
         self.kx, self.ky, self.radius = kx.flatten()[self.index], ky.flatten()[self.index], radius[self.index]
         self.weight = torch.where(self.kx > 0, 2.0, 1.0)

@@ -120,8 +120,18 @@ def test_stopped_twice_and_resumed_equals_unbroken_bit_for_bit(diffusion, monkey
     assert not list((broken / "work").iterdir())
 
 
-def test_the_learning_rate_warms_up_and_falls(diffusion):
-    rates = [float(row["learning_rate"]) for row in read_history(diffusion())][1:]
+def test_the_learning_rate_warms_up_and_falls():
+    limits = {
+        "ema_decay": 0.9,
+        "patience": 1,
+        "validation_every": 1,
+        "seed": 1,
+        "history_every": 1,
+        "checkpoint_minutes": 5.0,
+        "runtime_minutes": None,
+    }
+    plan = Plan(steps=20, batch_size=4, learning_rate=1e-3, warmup_steps=5, **limits)
+    rates = [plan.rate(step) for step in range(1, 21)]
     assert rates[:5] == pytest.approx([2e-4, 4e-4, 6e-4, 8e-4, 1e-3])
     assert rates[5] == pytest.approx(1e-3)
     assert rates[5:] == sorted(rates[5:], reverse=True)
@@ -156,7 +166,7 @@ def test_a_checkpoint_of_other_parameters_is_discarded_with_a_message(diffusion,
         stop_after(patched, 2)
         with pytest.raises(SystemExit):
             diffusion()
-    diffusion(seed=4)
+    diffusion(seed=4, steps=1)
     assert "it is discarded" in caplog.text
 
 
@@ -180,11 +190,11 @@ def test_without_a_gain_step_zero_is_kept_and_returns_the_mean_itself(diffusion)
 
 def test_patience_ends_it(diffusion, monkeypatch):
     monkeypatch.setattr(training_tasks.DiffusionTask, "validate", lambda self, network, batch_size: 1.0)
-    assert read_history(diffusion(patience=2))[-1]["step"] == "10"
+    assert read_history(diffusion(patience=2, validation_every=2))[-1]["step"] == "4"
 
 
 def test_epsilon_is_trained_sampled_and_has_no_mean(diffusion):
-    folder = diffusion(prediction="epsilon", condition=["noisy"], loss="l1", timesteps=8, steps=40, learning_rate=5e-3, validation_every=20)
+    folder = diffusion(prediction="epsilon", condition=["noisy"], loss="l1", timesteps=8, beta_start=0.1, beta_end=0.9, steps=20, learning_rate=5e-3)
     losses = [float(row["validation_loss"]) for row in read_history(folder) if row["validation_loss"]]
     assert losses[-1] < losses[0]
     _, restored, evaluations = restore(folder, sampler="ancestral", steps=8, samples=2)

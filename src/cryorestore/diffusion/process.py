@@ -51,8 +51,8 @@ class Frame:
         for name in self.condition:
             if tuple(images[name].shape) != (count, box_size, box_size):
                 raise CryorestoreError(
-                    f"condition '{name}' has shape {tuple(images[name].shape)}, expected {(count, box_size, box_size)}: the network was trained for a "
-                    f"box of {box_size} px; rescale the particles to it or train for their box"
+                    f"condition '{name}' has shape {tuple(images[name].shape)}, expected {(count, box_size, box_size)}: the network was trained for "
+                    f"a box of {box_size} px; rescale the particles to it or train for their box"
                 )
         return {name: images[name].to(device) for name in self.condition}
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Complex, Float
+from scipy.fft import next_fast_len
 from torch import Tensor
 
 from cryorestore.coefficients import CoefficientSet
@@ -19,6 +20,8 @@ _BATCH = 64
 _WEIGHT_FLOOR = 1e-3
 """A grid point's weight is at least this share of its shell's mean, as in RELION."""
 
+_GRIDDING_ITERATIONS = 10
+_BLOB_RADIUS, _BLOB_ALPHA = 1.9, 15.0
 _CORNER_EDGE = 3.0
 """Width (px) of the soft edge outside the sphere that touches the box: its corners hold aliases, and RELION clears them likewise."""
 
@@ -27,7 +30,7 @@ class BackProjector:
     """Accumulate CTF-weighted slices; `volume()` divides by the accumulated CTF^2."""
 
     def __init__(self, box_size: int) -> None:
-        self.coefficients = CoefficientSet(box_size, box_size // 2 - 1)
+        self.coefficients = CoefficientSet(box_size, box_size // 2)
         self.box_size = box_size
         self._reach = PADDING * (self.coefficients.max_shell + 1) + 2
         self._size = 2 * self._reach + 1
@@ -75,12 +78,26 @@ class BackProjector:
         half = self._sums.view(self._size, self._size, self._size, 3)
         mirrored = half.flip((0, 1, 2)) * torch.tensor([1.0, -1.0, 1.0])
         real, imaginary, weight = (half + mirrored).unbind(-1)
-        transform = torch.complex(real, imaginary) / self._floored(weight)
-        return self._to_real(transform)
+        gridding = self._gridding_weights(self._floored(weight))
+        return self._to_real(torch.complex(real * gridding, imaginary * gridding))
+
+    def _gridding_weights(self, weight: Tensor) -> Tensor:
+        """What to multiply the sums with: 1 / weight, iterated until it stays so after smoothing with a Kaiser-Bessel blob (Pipe and Menon 1999)."""
+        fast = next_fast_len(self._size, real=True)
+        blob = _blob_transform(fast)
+        inside = self._radius() <= PADDING * (self.coefficients.max_shell + 1)
+        gridding = inside.float()
+        for _ in range(_GRIDDING_ITERATIONS):
+            spread = torch.fft.irfftn(torch.fft.rfftn(gridding * weight, s=(fast,) * 3) * blob, s=(fast,) * 3)
+            gridding = gridding / spread[: self._size, : self._size, : self._size].abs().clamp_min(1e-6)
+        return gridding * inside
+
+    def _radius(self) -> Tensor:
+        axis = torch.arange(self._size) - self._reach
+        return (axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2).float().sqrt()
 
     def _floored(self, weight: Tensor) -> Tensor:
-        axis = torch.arange(self._size) - self._reach
-        shell = ((axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2).float().sqrt() / PADDING).round().long()
+        shell = (self._radius() / PADDING).round().long()
         sums = torch.zeros(int(shell.max()) + 1, dtype=torch.float64).index_add_(0, shell.flatten(), weight.flatten().double())
         mean = sums / torch.bincount(shell.flatten(), minlength=len(sums)).clamp_min(1)
         return torch.maximum(weight, (mean.float() * _WEIGHT_FLOOR).clamp_min(1e-12)[shell])
@@ -99,6 +116,16 @@ class BackProjector:
         corrected = cropped / (correction[:, None, None] * correction[:, None] * correction)
         cleared: Tensor = corrected * soft_sphere(box_size, box_size / 2, _CORNER_EDGE)
         return cleared
+
+
+def _blob_transform(size: int) -> Tensor:
+    """Transform of the Kaiser-Bessel blob (Lewitt 1990; order 0, RELION's radius and alpha) in the units of a grid of `size` points, 1 at the origin."""
+    full, half = torch.fft.fftfreq(size, 1 / size).double() / size, torch.fft.rfftfreq(size, 1 / size).double() / size
+    frequency = (full[:, None, None] ** 2 + full[:, None] ** 2 + half**2).sqrt()
+    argument = _BLOB_ALPHA**2 - (2 * torch.pi * _BLOB_RADIUS * PADDING * frequency) ** 2
+    x = argument.abs().sqrt().clamp_min(1e-3)
+    value = torch.where(argument > 0, x * torch.cosh(x) - torch.sinh(x), torch.sin(x) - x * torch.cos(x)) / x**3
+    return (value / value[0, 0, 0]).float()
 
 
 def _share(fraction: Tensor, upper: int) -> Tensor:

@@ -1,0 +1,170 @@
+"""What the two trainings learn from a batch of pairs, and how they are validated."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from cryorestore.diffusion.denoiser import Denoiser
+from cryorestore.diffusion.process import Loss, loss_value, q_sample, target
+from cryorestore.diffusion.sampler import Sampler
+from cryorestore.files import atomic_path
+from cryorestore.logs import progress
+from cryorestore.postprocess import PostProcessor
+from cryorestore.seeds import derived_seeds
+from cryorestore.training_data import TrainingPairs
+from cryorestore.training_loop import StopRequest
+
+VALIDATION_PAIRS = 256
+"""At most this many of the held-out pairs are restored at each validation."""
+REGRESSION_SHARE = 0.5
+"""Share of images that prediction "v" trains at gamma = 0 with y = 0, where v is -y0: what sampler "mean" evaluates."""
+CHUNK_PAIRS = 512
+"""Pairs in one file of the diffusion's outputs."""
+
+
+@dataclass(frozen=True)
+class DiffusionTask:
+    """Learn the noise, or v, of pairs at levels drawn for each image."""
+
+    data: TrainingPairs
+    denoiser: Denoiser
+    kind_of_loss: Loss
+    batch_size: int
+    seed: int
+
+    def batch(self, step: int) -> dict[str, Tensor]:
+        """Images, and in diffusion the draws, of one step."""
+        images = self.data.read([*self.denoiser.frame.condition, "clean"], self.data.training_rows(step, self.batch_size, self.seed))
+        generator = torch.Generator().manual_seed(derived_seeds(self.seed, [f"step {step}"], purpose="training")[0])
+        return self._draw(images, generator, regression_share=REGRESSION_SHARE if self.denoiser.prediction == "v" else 0.0)
+
+    def loss(self, network: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        """Loss of a batch."""
+        y = q_sample(batch["y0"], batch["gamma"], batch["noise"]) * (batch["gamma"] > 0)[:, None, None]
+        wanted = target(self.denoiser.prediction, batch["y0"], batch["gamma"], batch["noise"])
+        return loss_value(replace(self.denoiser, network=network).predict(y, batch["gamma"], batch["inputs"]), wanted, self.kind_of_loss)
+
+    def validate(self, network: nn.Module, batch_size: int) -> float:
+        """NMSE of the one-evaluation mean ("v"), or the loss at fixed draws ("epsilon"), on held-out pairs."""
+        rows, images = self._held_out
+        if self.denoiser.prediction == "epsilon":
+            batch = self._draw(
+                images, torch.Generator().manual_seed(derived_seeds(self.seed, ["validation"], purpose="training")[0]), regression_share=0.0
+            )
+            parts = [{name: part.to(self.denoiser.device) for name, part in piece.items()} for piece in _pieces(batch, batch_size)]
+            return sum(float(self.loss(network, part)) * len(part["y0"]) for part in parts) / len(rows)
+        denoiser = replace(self.denoiser, network=network)
+        restored = [denoiser.restore(piece, sampler="mean", steps=1, seeds=[0] * len(piece["clean"]))[0] for piece in _pieces(images, batch_size)]
+        return normalized_error(torch.cat(restored), images["clean"])
+
+    @cached_property
+    def _held_out(self) -> tuple[list[int], dict[str, Tensor]]:
+        rows = self.data.spread_rows(VALIDATION_PAIRS, held_out=True)
+        return rows, self.data.read([*self.denoiser.frame.condition, "clean"], rows)
+
+    def _draw(self, images: dict[str, Tensor], generator: torch.Generator, *, regression_share: float) -> dict[str, Tensor]:
+        y0 = self.denoiser.frame.to_variable(images["clean"], images)
+        gamma = self.denoiser.schedule.draw_gammas(len(y0), generator)
+        regression = torch.rand(len(y0), generator=generator) < regression_share
+        return {
+            "y0": y0,
+            "gamma": torch.where(regression, 0.0, gamma),
+            "noise": torch.randn(y0.shape, generator=generator),
+            "inputs": self.denoiser.frame.inputs(images),
+        }
+
+
+@dataclass(frozen=True)
+class RestoredPairs:
+    """The diffusion's outputs for all pairs, in files of `CHUNK_PAIRS`."""
+
+    folder: Path
+    key: str
+
+    def path(self, chunk: int) -> Path:
+        """File of one chunk."""
+        return self.folder / f"{self.key[:16]}_{chunk:06d}.safetensors"
+
+    def read(self, rows: Sequence[int]) -> Float[Tensor, "n box box"]:
+        """Restored images of some pairs."""
+        images = []
+        for row in rows:
+            with safe_open(self.path(row // CHUNK_PAIRS), framework="pt") as file:
+                place = row % CHUNK_PAIRS
+                images.append(file.get_slice("restored")[place : place + 1])
+        return torch.cat(images)
+
+    def remove(self) -> None:
+        """Remove the files, also those of earlier parameters."""
+        for path in self.folder.glob("*.safetensors"):
+            path.unlink()
+
+
+@dataclass(frozen=True)
+class PostprocessTask:
+    """Learn what is left between the diffusion's output and the clean image."""
+
+    data: TrainingPairs
+    outputs: RestoredPairs
+    postprocessor: PostProcessor
+    batch_size: int
+    seed: int
+
+    def batch(self, step: int) -> dict[str, Tensor]:
+        """Images, and in diffusion the draws, of one step."""
+        rows = self.data.training_rows(step, self.batch_size, self.seed)
+        images = self.data.read([*self.postprocessor.frame.condition, "clean"], rows)
+        return {"clean": images["clean"], "restored": self.outputs.read(rows), "inputs": self.postprocessor.frame.inputs(images)}
+
+    def loss(self, network: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        """Loss of a batch."""
+        correction = replace(self.postprocessor, network=network).correction(batch["restored"], batch["inputs"])
+        return loss_value(correction, (batch["clean"] - batch["restored"]) / self.postprocessor.frame.scale, "l2")
+
+    def validate(self, network: nn.Module, batch_size: int) -> float:
+        """NMSE of the corrected images on held-out pairs."""
+        rows = self.data.spread_rows(VALIDATION_PAIRS, held_out=True)
+        images = self.data.read([*self.postprocessor.frame.condition, "clean"], rows)
+        postprocessor = replace(self.postprocessor, network=network)
+        pieces = _pieces({**images, "restored": self.outputs.read(rows)}, batch_size)
+        return normalized_error(torch.cat([postprocessor.apply(piece["restored"], piece) for piece in pieces]), images["clean"])
+
+
+def normalized_error(restored: Float[Tensor, "n box box"], clean: Float[Tensor, "n box box"]) -> float:
+    """Squared error of all images over the variance of all clean ones (each about its own mean): NMSE, 1 for images of zeros."""
+    signal = clean.double() - clean.double().mean(dim=(1, 2), keepdim=True)
+    return float((restored.double() - clean.double()).square().sum() / signal.square().sum())
+
+
+def restore_pairs(
+    data: TrainingPairs, denoiser: Denoiser, *, sampler: Sampler, steps: int, batch_size: int, seed: int, folder: Path, key: str, stop: StopRequest
+) -> RestoredPairs:
+    """Restore all pairs with the diffusion network, chunk by chunk; chunks that are there already are kept."""
+    outputs = RestoredPairs(folder, key)
+    for chunk in progress(range(-(-data.count // CHUNK_PAIRS)), description=f"restoring pairs, {CHUNK_PAIRS} a piece"):
+        path = outputs.path(chunk)
+        if path.exists():
+            continue
+        rows = range(chunk * CHUNK_PAIRS, min(data.count, (chunk + 1) * CHUNK_PAIRS))
+        images = data.read(denoiser.frame.condition, rows)
+        restored = []
+        for first in range(0, len(rows), batch_size):
+            piece = {name: image[first : first + batch_size] for name, image in images.items()}
+            seeds = derived_seeds(seed, [str(row) for row in rows[first : first + batch_size]], purpose="training pair")
+            restored.append(denoiser.restore(piece, sampler=sampler, steps=steps, seeds=seeds)[0])
+        with atomic_path(path) as temporary:
+            save_file({"restored": torch.cat(restored)}, temporary)
+        stop.exit_if_wanted(f"{path} is written")
+    return outputs
+
+
+def _pieces(images: Mapping[str, Tensor], batch_size: int) -> Iterator[dict[str, Tensor]]:
+    for first in range(0, len(next(iter(images.values()))), batch_size):
+        yield {name: image[first : first + batch_size] for name, image in images.items()}

@@ -1,0 +1,141 @@
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cryorestore.config import STEPS, input_files, load_configuration
+
+ROOT = Path(__file__).parents[2]
+DATASETS = sorted(path.stem for path in (ROOT / "config/datasets").glob("*.yaml"))
+
+
+def snakemake(folder, *arguments, root=ROOT):
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(root / "Snakefile"), "--directory", str(folder), *arguments]
+    environment = {name: value for name, value in os.environ.items() if name != "CRYORESTORE_DATA"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+
+def dry_run(folder, *arguments, root=ROOT):
+    return snakemake(folder, "--dry-run", "--quiet", "rules", "--profile", str(root / "profiles/local"), *arguments, root=root)
+
+
+def job_counts(output):
+    lines = output.split("Job stats:")[1].split("total")[0].splitlines()
+    return {line.split()[0]: int(line.split()[1]) for line in lines if len(line.split()) == 2 and line.split()[1].isdigit()}
+
+
+def placeholders(folder, *names):
+    """Empty files where the data sets expect theirs: a dry-run looks at names only."""
+    settings = load_configuration({"datasets": list(names), "data_root": str(folder)}).settings
+    for name in names:
+        files = input_files(settings[name])
+        files.pop("coordinates", None)
+        Path(files.pop("project_root", folder)).mkdir(parents=True, exist_ok=True)
+        if settings[name]["input"]["coordinates"]:
+            files["picks"] = str(folder / settings[name]["input"]["coordinates"].replace("*", "mic_0001"))
+        for path in [path for value in files.values() for path in ([value] if isinstance(value, str) else value)]:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            Path(path).touch()
+
+
+def test_all_shipped_data_sets_are_planned_in_one_run(tmp_path):
+    placeholders(tmp_path / "data", *DATASETS)
+    done = dry_run(tmp_path, "--config", f"datasets=[{','.join(DATASETS)}]", f"data_root={tmp_path / 'data'}")
+    assert done.returncode == 0, done.stderr
+    jobs = job_counts(done.stdout + done.stderr)
+    assert jobs["normalize_particles"] == len(DATASETS)
+    assert jobs["reconstruct_map"] == 2 * 2 * 4 + 2 * 2
+    assert jobs["compute_truth_fsc"] == 2 + 1
+
+
+@pytest.mark.parametrize(
+    ("target", "absent", "present"),
+    [
+        ("restore", {"write_report", "compute_fsc", "evaluate_restoration"}, {"join_particles", "train_postprocess"}),
+        ("reconstruct", {"write_report", "evaluate_restoration"}, {"compute_fsc", "compute_truth_fsc"}),
+        ("report", set(), {"write_report", "write_summary", "control_noise_only"}),
+    ],
+)
+def test_each_target_plans_its_own_part(tmp_path, target, absent, present):
+    done = dry_run(tmp_path, target, "--config", "datasets=[demo]")
+    assert done.returncode == 0, done.stderr
+    jobs = job_counts(done.stdout + done.stderr).keys()
+    assert not absent & jobs
+    assert present <= jobs
+
+
+def test_methods_stand_side_by_side_and_one_without_network_trains_nothing(tmp_path):
+    done = dry_run(tmp_path, "--config", "denoisers=[ours,sr3,map-bayes]")
+    assert done.returncode == 0, done.stderr
+    jobs = job_counts(done.stdout + done.stderr)
+    assert (jobs["train_diffusion"], jobs["train_postprocess"], jobs["restore_particles"], jobs["make_training_pairs"]) == (4, 2, 6, 2)
+
+
+def test_a_wrong_configuration_starts_no_job(tmp_path):
+    done = dry_run(tmp_path, "--config", "normalize={bg_radius: 40}")
+    assert done.returncode != 0
+    assert "normalize.bg_radius = 40: at most 32 px" in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_missing_data_are_told_with_how_to_obtain_them(tmp_path):
+    done = dry_run(tmp_path, "--config", "datasets=[empiar-10028]", f"data_root={tmp_path}")
+    assert done.returncode != 0
+    assert "empiar-10028/shiny_2sets.star" in done.stdout + done.stderr
+    assert "Download EMPIAR-10028" in done.stdout + done.stderr
+
+
+def test_the_workflow_has_no_lints(tmp_path):
+    done = snakemake(tmp_path, "--lint")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_step_has_a_rule_and_a_script_of_its_name():
+    rules = "".join(path.read_text() for path in (ROOT / "rules").glob("*.smk"))
+    for name in STEPS:
+        assert f"rule {name}:" in rules
+        assert f"../scripts/{name}.py" in rules
+        assert (ROOT / "scripts" / f"{name}.py").is_file()
+    assert len(list((ROOT / "scripts").glob("*.py"))) == len(STEPS)
+
+
+def test_the_slurm_profile_asks_for_a_gpu_where_networks_run():
+    profile = yaml.safe_load((ROOT / "profiles/slurm/config.yaml").read_text())
+    asking = {rule for rule, resources in profile["set-resources"].items() if resources["gpu"] == 1}
+    assert asking == {"train_diffusion", "train_postprocess", "restore_particles", "control_noise_only"}
+    assert profile["rerun-triggers"] == ["mtime", "params", "input", "code"]
+
+
+def test_environments_have_the_versions_of_the_locks():
+    locks = [line for name in ("product", "peers") for line in (ROOT / f"requirements/{name}.lock").read_text().splitlines()]
+    locked = {line.split("==")[0].lower(): line.split("==")[1].split()[0] for line in locks if "==" in line}
+    for path in sorted((ROOT / "envs").glob("*.yaml")):
+        pins = next(entry["pip"] for entry in yaml.safe_load(path.read_text())["dependencies"] if isinstance(entry, dict))
+        assert {name: locked[name] for name, _ in (pin.split("==") for pin in pins)} == dict(pin.split("==") for pin in pins)
+
+
+@pytest.mark.slow
+def test_a_changed_module_reruns_the_steps_that_use_it_and_no_others(tmp_path):
+    project = tmp_path / "project"
+    project.mkdir()
+    shutil.copy(ROOT / "Snakefile", project)
+    for name in ("rules", "scripts", "config", "src", "envs", "report", "profiles"):
+        shutil.copytree(ROOT / name, project / name)
+    arguments = ("results/tiny/extracted/particles.star", "--configfile", str(project / "config/test/tiny.yaml"))
+    ran = snakemake(project, "--profile", str(project / "profiles/local"), *arguments, root=project)
+    assert ran.returncode == 0, ran.stderr
+    assert planned(project, *arguments) == {}
+    (project / "src/cryorestore/restore.py").open("a").write("\n# a step after these\n")
+    assert planned(project, *arguments) == {}
+    (project / "src/cryorestore/extract.py").open("a").write("\n# a step among these\n")
+    assert planned(project, *arguments) == {"extract_particles": 1}
+
+
+def planned(project, *arguments):
+    done = dry_run(project, *arguments, root=project)
+    assert done.returncode == 0, done.stderr
+    return {} if "Nothing to be done" in done.stdout + done.stderr else job_counts(done.stdout + done.stderr)
