@@ -1,6 +1,6 @@
 """Resolve requirements as pip would in an empty environment and write the exact versions: `python requirements/lock.py LOCK REQUIREMENT...`.
 
-Lines of the locks named by `--without` are left out. The CUDA libraries that some builds of torch bring are pinned by torch itself, so they stay out, too.
+Lines of the locks named by `--without` are left out. The CUDA libraries that some builds of torch bring stay out, too: torch itself pins them.
 """
 
 import argparse

@@ -42,7 +42,7 @@ def control_noise_only(
     samples: int = 1,
     rotation_sigma: float,
     shift_sigma: float,
-    posterior_rotations: Sequence[int] = (160, 96, 96),
+    posterior_rotations: Sequence[int] = (96, 64, 64),
     evidence_threshold: float = 0.5,
     images: int = 200,
     threshold: float = 0.005,
@@ -51,7 +51,7 @@ def control_noise_only(
     mask_edge: float,
     batch_size: int = 16,
     device: str = "auto",
-    precision: str = "fp32",
+    precision: str = "auto",
     threads: int = 1,
     seed: int = 1,
 ) -> None:
@@ -73,7 +73,9 @@ def control_noise_only(
         Noise images a half.
     mask_radius, mask_edge
         Soft sphere for the FSC, angstrom.
-    condition, sampler, sampler_steps, samples, rotation_sigma, shift_sigma, posterior_rotations, evidence_threshold, batch_size, device, precision, threads, seed
+    condition, sampler, sampler_steps, samples, rotation_sigma, shift_sigma, posterior_rotations, evidence_threshold
+        As in `restore_particles`.
+    batch_size, device, precision, threads, seed
         As in `restore_particles`.
     """
     torch.set_num_threads(threads)

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from safetensors.torch import save_file
 from numpy.typing import NDArray
+from safetensors.torch import save_file
 from torch import Tensor
 
 from cryorestore.conditions import IMAGE_CONDITIONS, POSE_CONDITIONS, ConditionMaker
@@ -54,9 +54,10 @@ def make_training_pairs(
     mask_radius: float,
     mask_edge: float,
     bg_radius: float,
+    max_resolution: float | None = None,
     rotation_sigma: float,
     shift_sigma: float,
-    posterior_rotations: Sequence[int] = (160, 96, 96),
+    posterior_rotations: Sequence[int] = (96, 64, 64),
     with_posterior: bool = True,
     batch_size: int = 16,
     threads: int = 1,
@@ -85,6 +86,8 @@ def make_training_pairs(
         Soft sphere round the particle, angstrom.
     bg_radius
         Background circle, px.
+    max_resolution
+        Angstrom: the half's map is used no further than this; None = as far as its odd and even particles agree.
     rotation_sigma, shift_sigma
         Rms error of the given poses, degrees and angstrom.
     posterior_rotations
@@ -112,7 +115,15 @@ def make_training_pairs(
             "extract the particles without CTF premultiplication (reconstruction alone takes them)"
         )
     reference = estimate_reference(
-        table, map=map, map_odd=map_odd, map_even=map_even, mask_radius=mask_radius, mask_edge=mask_edge, bg_radius=bg_radius, seed=seed
+        table,
+        map=map,
+        map_odd=map_odd,
+        map_even=map_even,
+        mask_radius=mask_radius,
+        mask_edge=mask_edge,
+        bg_radius=bg_radius,
+        max_resolution=max_resolution,
+        seed=seed,
     )
     reference.write(reference_map, noise_json)
     names = (*IMAGE_CONDITIONS, *(POSE_CONDITIONS if with_posterior else ()))

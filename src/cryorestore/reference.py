@@ -73,6 +73,7 @@ def estimate_reference(
     mask_radius: float,
     mask_edge: float,
     bg_radius: float,
+    max_resolution: float | None = None,
     seed: int,
 ) -> Reference:
     """Weight a half's map by the correlation of its own odd and even maps, scale it to the particles, and measure the spectra.
@@ -87,6 +88,8 @@ def estimate_reference(
         Soft sphere round the particle, angstrom.
     bg_radius
         Background circle of the normalization, px.
+    max_resolution
+        Angstrom: the map is used no further than this, even where its halves agree beyond. None = as far as they agree.
     seed
         For the directions in which the map's power is sampled.
     """
@@ -94,6 +97,8 @@ def estimate_reference(
     full = torch.from_numpy(read_map(map)[0])
     sphere = soft_sphere(full.shape[-1], mask_radius / pixel_size, mask_edge / pixel_size)
     weights = fsc_wiener_weights(fourier_shell_correlation(odd * sphere, even * sphere, pixel_size=pixel_size).correlation)
+    if max_resolution is not None:
+        weights[int(full.shape[-1] * pixel_size / max_resolution) + 1 :] = 0.0
     max_shell = int(torch.nonzero(weights).max())
     if max_shell < 3:
         raise CryorestoreError(
@@ -110,7 +115,10 @@ def estimate_reference(
 
 
 def fsc_wiener_weights(correlation: Float[Tensor, "shells"]) -> Float[Tensor, "shells"]:
-    """Wiener weights of a map from the FSC of its two halves: 2 FSC / (1 + FSC) (Rosenthal and Henderson 2003, without the square root), zero from the first shell below 0.05 on."""
+    """Wiener weights of a map from the FSC of its two halves; zero from the first shell below 0.05 on.
+
+    2 FSC / (1 + FSC): the square of C_ref (Rosenthal and Henderson 2003).
+    """
     below = torch.nonzero(correlation[1:] < _FSC_END).flatten()
     end = int(below[0]) + 1 if below.numel() else len(correlation)
     weights = 2 * correlation / (1 + correlation).clamp_min(1e-6)

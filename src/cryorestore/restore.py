@@ -117,11 +117,11 @@ def restore_particles(
     samples: int = 1,
     rotation_sigma: float,
     shift_sigma: float,
-    posterior_rotations: Sequence[int] = (160, 96, 96),
+    posterior_rotations: Sequence[int] = (96, 64, 64),
     evidence_threshold: float = 0.5,
     batch_size: int = 16,
     device: str = "auto",
-    precision: str = "fp32",
+    precision: str = "auto",
     threads: int = 1,
     seed: int = 1,
 ) -> None:

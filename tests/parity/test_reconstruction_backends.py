@@ -53,5 +53,9 @@ def test_a_backend_agrees_with_ours_and_with_the_truth(particles, backend, progr
 @pytest.mark.relion
 @pytest.mark.skipif(shutil.which("relion_reconstruct") is None, reason="relion_reconstruct is not installed")
 def test_our_map_is_no_worse_than_relions(particles):
-    ours, theirs, truth = reconstruct(particles, "native"), reconstruct(particles, "relion", "relion_reconstruct"), particles[2] * soft_sphere(BOX, 11.0, 3.0)
+    ours, theirs, truth = (
+        reconstruct(particles, "native"),
+        reconstruct(particles, "relion", "relion_reconstruct"),
+        particles[2] * soft_sphere(BOX, 11.0, 3.0),
+    )
     assert float((correlate(ours["map"], truth) - correlate(theirs["map"], truth))[1:12].mean()) > -0.01

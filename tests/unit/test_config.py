@@ -64,6 +64,7 @@ def test_the_command_line_wins_over_the_dataset_file_and_that_over_the_defaults(
         ({"diffusion": {"learning_rate": "1e-3"}}, "YAML reads this as text"),
         ({"symmetry": "Q2"}, "symmetry = 'Q2': allowed: text, matching"),
         ({"fsc": {"thresholds": [0.5]}}, "fsc.thresholds = [0.5]: allowed: a list with 0.143 in it"),
+        ({"pairs": {"max_resolution": 5.9}}, "pairs.max_resolution = 5.9: at least 6 angstrom, Nyquist at 3 angstrom per px"),
         ({"mask": {"radius": 97}}, "mask.radius = 97: at most 96 angstrom, half the box of 64 px at 3 angstrom per px"),
     ],
 )

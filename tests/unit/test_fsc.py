@@ -58,5 +58,5 @@ def test_files_hold_the_curve_and_say_never(tmp_path, map_1):
 def test_maps_of_two_pixel_sizes_are_refused(tmp_path, map_1):
     write_map(tmp_path / "a.mrc", map_1.numpy(), pixel_size=2.0)
     write_map(tmp_path / "b.mrc", map_1.numpy(), pixel_size=2.5)
-    with pytest.raises(CryorestoreError, match="2.5"):
+    with pytest.raises(CryorestoreError, match=r"2\.5"):
         write_fsc(half_map_1=tmp_path / "a.mrc", half_map_2=tmp_path / "b.mrc", curve=tmp_path / "c", plot=tmp_path / "p.svg", figures=tmp_path / "f")

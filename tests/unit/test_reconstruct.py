@@ -71,7 +71,7 @@ def test_an_unknown_backend_and_a_missing_program_are_named(tmp_path):
     star = write_particles(tmp_path, simulate_particles(8, sigma=0.1))
     with pytest.raises(CryorestoreError, match="frealign"):
         reconstruct(tmp_path, star, backend="frealign")
-    with pytest.raises(CryorestoreError, match="programs.cryodrgn"):
+    with pytest.raises(CryorestoreError, match=r"programs\.cryodrgn"):
         reconstruct(tmp_path, star, backend="cryodrgn", program="no-such-program")
 
 

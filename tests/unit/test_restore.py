@@ -40,7 +40,12 @@ def halves(tmp_path_factory):
 
 
 def restore(half, folder, **options):
-    outputs = {"restored_stack": folder / "r.mrcs", "restored_star": folder / "r.star", "evidence_csv": folder / "e.csv", "deviation_stack": folder / "d.mrcs"}
+    outputs = {
+        "restored_stack": folder / "r.mrcs",
+        "restored_star": folder / "r.star",
+        "evidence_csv": folder / "e.csv",
+        "deviation_stack": folder / "d.mrcs",
+    }
     star = options.pop("star", half["star"])
     restore_particles(star=star, **half["reference"], **outputs, condition=["mean", "deviation"], **POSES, **options)
     return outputs

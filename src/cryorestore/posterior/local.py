@@ -84,7 +84,7 @@ class LocalPosterior:
         map_error_power: Float[Tensor, "shells"],
         rotation_sigma: float,
         shift_sigma: float,
-        rotations: Sequence[int] = (160, 96, 96),
+        rotations: Sequence[int] = (96, 64, 64),
     ) -> None:
         self.volume, self.coefficients = volume, volume.coefficients
         self._noise = noise_power[self.coefficients.shell]

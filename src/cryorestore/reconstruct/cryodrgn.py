@@ -27,7 +27,7 @@ def reconstruct_cryodrgn(table: ParticleTable, *, symmetry: str, program: str, t
     """
     if table.ctf_premultiplied:
         raise CryorestoreError(
-            f"{table.path}: rlnCtfDataAreCtfPremultiplied is 1, expected 0 for the backend cryodrgn, which would apply the CTF twice; use relion or native"
+            f"{table.path}: rlnCtfDataAreCtfPremultiplied is 1, expected 0: the backend cryodrgn would apply the CTF twice; use relion or native"
         )
     executable = shutil.which(program or "cryodrgn")
     if executable is None:

@@ -119,13 +119,14 @@ class BackProjector:
 
 
 def _blob_transform(size: int) -> Tensor:
-    """Transform of the Kaiser-Bessel blob (Lewitt 1990; order 0, RELION's radius and alpha) in the units of a grid of `size` points, 1 at the origin."""
+    """Transform of the Kaiser-Bessel blob (Lewitt 1990; order 0, RELION's radius and alpha) on a grid of `size` points; 1 at the origin."""
     full, half = torch.fft.fftfreq(size, 1 / size).double() / size, torch.fft.rfftfreq(size, 1 / size).double() / size
     frequency = (full[:, None, None] ** 2 + full[:, None] ** 2 + half**2).sqrt()
     argument = _BLOB_ALPHA**2 - (2 * torch.pi * _BLOB_RADIUS * PADDING * frequency) ** 2
     x = argument.abs().sqrt().clamp_min(1e-3)
     value = torch.where(argument > 0, x * torch.cosh(x) - torch.sinh(x), torch.sin(x) - x * torch.cos(x)) / x**3
-    return (value / value[0, 0, 0]).float()
+    transform: Tensor = (value / value[0, 0, 0]).float()
+    return transform
 
 
 def _share(fraction: Tensor, upper: int) -> Tensor:

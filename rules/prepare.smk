@@ -1,0 +1,125 @@
+rule simulate_micrographs:
+    """Simulate micrographs, picks, perturbed poses and the truth; for the demo and the benchmark."""
+    output:
+        micrographs_star="<results>/{dataset}/simulated/micrographs.star",
+        coordinates_dir=directory("<results>/{dataset}/simulated/coordinates"),
+        particles_star="<results>/{dataset}/simulated/particles.star",
+        truth_star="<results>/{dataset}/truth/truth.star",
+        truth_stack="<results>/{dataset}/truth/truth.mrcs",
+        truth_map="<results>/{dataset}/truth/truth_map.mrc",
+        noise_stack="<results>/{dataset}/truth/noise.mrcs",
+    log:
+        "<logs>/simulate_micrographs/{dataset}.log",
+    benchmark:
+        "<benchmarks>/simulate_micrographs/{dataset}.tsv"
+    conda:
+        "../envs/prepare.yaml"
+    threads: 1
+    resources:
+        mem_mb=4 * GIB,
+        runtime="30m",
+    params:
+        step=step_parameters("simulate_micrographs"),
+        code_version=code_version("simulate_micrographs"),
+    script:
+        "../scripts/simulate_micrographs.py"
+
+
+rule extract_particles:
+    """Cut the picks out of their micrographs and rescale them."""
+    input:
+        unpack(picked_input),
+    output:
+        stack="<results>/{dataset}/extracted/particles.mrcs",
+        star="<results>/{dataset}/extracted/particles.star",
+        rejects_star="<results>/{dataset}/extracted/rejects.star",
+    log:
+        "<logs>/extract_particles/{dataset}.log",
+    benchmark:
+        "<benchmarks>/extract_particles/{dataset}.tsv"
+    conda:
+        "../envs/prepare.yaml"
+    threads: compute_threads
+    resources:
+        mem_mb=4 * GIB,
+        runtime="2h",
+    params:
+        step=step_parameters("extract_particles"),
+        code_version=code_version("extract_particles"),
+    script:
+        "../scripts/extract_particles.py"
+
+
+rule import_particles:
+    """Take in a particle stack by its RELION table or cryoSPARC .cs files."""
+    input:
+        particles=imported_particles,
+    output:
+        star="<results>/{dataset}/imported/particles.star",
+    log:
+        "<logs>/import_particles/{dataset}.log",
+    benchmark:
+        "<benchmarks>/import_particles/{dataset}.tsv"
+    conda:
+        "../envs/prepare.yaml"
+    threads: 1
+    resources:
+        mem_mb=2 * GIB,
+        runtime="30m",
+    params:
+        step=step_parameters("import_particles"),
+        code_version=code_version("import_particles"),
+    script:
+        "../scripts/import_particles.py"
+
+
+rule normalize_particles:
+    """Bring every particle to background mean 0 and sigma 1."""
+    input:
+        star=unprocessed_particles,
+    output:
+        normalized_stack="<results>/{dataset}/normalized/particles.mrcs",
+        normalized_star="<results>/{dataset}/normalized/particles.star",
+        statistics_csv="<results>/{dataset}/normalized/statistics.csv",
+        rejects_star="<results>/{dataset}/normalized/rejects.star",
+    log:
+        "<logs>/normalize_particles/{dataset}.log",
+    benchmark:
+        "<benchmarks>/normalize_particles/{dataset}.tsv"
+    conda:
+        "../envs/prepare.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory_for_images(images=512, copies=12),
+        runtime="2h",
+    params:
+        step=step_parameters("normalize_particles"),
+        code_version=code_version("normalize_particles"),
+    script:
+        "../scripts/normalize_particles.py"
+
+
+rule split_particles:
+    """Split into half-sets, set some particles apart for scoring, and list those without poses."""
+    input:
+        star="<results>/{dataset}/normalized/particles.star",
+    output:
+        half1_star="<results>/{dataset}/raw/half1/particles.star",
+        half2_star="<results>/{dataset}/raw/half2/particles.star",
+        unposed1_star="<results>/{dataset}/raw/half1/unposed.star",
+        unposed2_star="<results>/{dataset}/raw/half2/unposed.star",
+    log:
+        "<logs>/split_particles/{dataset}.log",
+    benchmark:
+        "<benchmarks>/split_particles/{dataset}.tsv"
+    conda:
+        "../envs/prepare.yaml"
+    threads: 1
+    resources:
+        mem_mb=2 * GIB,
+        runtime="30m",
+    params:
+        step=step_parameters("split_particles"),
+        code_version=code_version("split_particles"),
+    script:
+        "../scripts/split_particles.py"

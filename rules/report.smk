@@ -1,0 +1,76 @@
+rule write_summary:
+    """Write the flat summary of a data set, of its first method and of all."""
+    input:
+        unpack(partial(true_curves, form="json")),
+        raw_fsc="<results>/{dataset}/raw/fsc.json",
+        restored_fscs=per_method("<results>/{dataset}/restored.{method}/fsc.json"),
+        evaluations=per_method("<results>/{dataset}/evaluation/{method}.json"),
+        controls=per_method("<results>/{dataset}/controls/{method}.json"),
+    output:
+        summary="<results>/{dataset}/summary.json",
+        methods="<results>/{dataset}/methods.json",
+    log:
+        "<logs>/write_summary/{dataset}.log",
+    benchmark:
+        "<benchmarks>/write_summary/{dataset}.tsv"
+    conda:
+        "../envs/analysis.yaml"
+    threads: 1
+    resources:
+        mem_mb=1 * GIB,
+        runtime="10m",
+    params:
+        step=step_parameters("write_summary"),
+        dataset="{dataset}",
+        benchmarks=step_benchmarks,
+        code_version=code_version("write_summary"),
+    script:
+        "../scripts/write_summary.py"
+
+
+rule write_report:
+    """Write the report of a data set, one HTML file that needs nothing else."""
+    input:
+        unpack(partial(true_curves, form="csv")),
+        unpack(report_truth_map),
+        summary="<results>/{dataset}/summary.json",
+        methods="<results>/{dataset}/methods.json",
+        evaluations=per_method("<results>/{dataset}/evaluation/{method}.json"),
+        montages=per_method("<results>/{dataset}/evaluation/{method}_montage.npz"),
+        raw_fsc="<results>/{dataset}/raw/fsc.csv",
+        restored_fscs=per_method("<results>/{dataset}/restored.{method}/fsc.csv"),
+        diffusion_histories=per_network("diffusion"),
+        postprocess_histories=per_network("postprocess"),
+        raw_maps=expand(
+            "<results>/{{dataset}}/raw/half{half}/map.mrc",
+            half=(1, 2),
+        ),
+        restored_maps=per_half_of_first_method("map.mrc"),
+        half_stars=expand(
+            "<results>/{{dataset}}/raw/half{half}/particles.star",
+            half=(1, 2),
+        ),
+        restored_star=first_method_table,
+    output:
+        report=report(
+            "<results>/{dataset}/report.html",
+            caption="../report/report.rst",
+            category="{dataset}",
+        ),
+    log:
+        "<logs>/write_report/{dataset}.log",
+    benchmark:
+        "<benchmarks>/write_report/{dataset}.tsv"
+    conda:
+        "../envs/analysis.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory_for_maps(copies=12),
+        runtime="15m",
+    params:
+        step=step_parameters("write_report"),
+        benchmarks=step_benchmarks,
+        provenance=step_provenance,
+        code_version=code_version("write_report"),
+    script:
+        "../scripts/write_report.py"

@@ -1,0 +1,9 @@
+"""Rule extract_particles: micrographs and picks in, a stack and its table out."""
+
+from cryorestore.extract import extract_particles
+from cryorestore.logs import logged_step
+from cryorestore.steps import record_step
+
+with logged_step(snakemake.log[0]):
+    extract_particles(**snakemake.input, **snakemake.output, **snakemake.params.step)
+    record_step("extract_particles", inputs=snakemake.input, outputs=snakemake.output, parameters=snakemake.params.step)

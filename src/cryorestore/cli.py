@@ -1,0 +1,64 @@
+"""The command line: one command a step, its options made from the signature of the function that the rule calls."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from cyclopts import App, Parameter
+
+from cryorestore import __version__
+from cryorestore.config import STEPS, load_configuration
+from cryorestore.errors import CryorestoreError
+
+ALIASES = {"restore_particles": "restore"}
+
+app = App(
+    name="cryorestore",
+    version=__version__,
+    help=__doc__,
+    default_parameter=Parameter(consume_multiple=True, negative_iterable=()),
+    help_format="plaintext",
+)
+
+
+@app.command
+def check_config(*, configfile: Path | None = None, datasets: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None) -> None:
+    """Check the configuration as the workflow does before any job starts.
+
+    Parameters
+    ----------
+    configfile
+        What differs from config/config.yaml and the dataset files, as for `snakemake --configfile`.
+    datasets
+        Names of data sets, instead of those configured.
+    """
+    overrides: dict[str, Any] = {}
+    if configfile is not None:
+        try:
+            overrides = yaml.safe_load(configfile.read_text(encoding="utf-8")) or {}
+        except (OSError, yaml.YAMLError) as error:
+            raise CryorestoreError(f"{configfile}: cannot be read as YAML ({error}); mend the file") from error
+    if datasets:
+        overrides["datasets"] = datasets
+    configuration = load_configuration(overrides)
+    print(f"the configuration of {', '.join(configuration.settings)} is in order")
+
+
+def _add_steps() -> None:
+    for rule, step in STEPS.items():
+        target = f"cryorestore.commands:{rule}"
+        app.command(target, name=rule.replace("_", "-"), help=step.summary)
+        if rule in ALIASES:
+            app.command(target, name=ALIASES[rule], help=f"The same as {rule.replace('_', '-')}.")
+
+
+_add_steps()
+
+
+def main() -> None:
+    """Run the command that the arguments name; a CryorestoreError is told as one message, with exit code 1."""
+    from cryorestore.logs import logged_step
+
+    with logged_step(None):
+        app(sys.argv[1:])

@@ -1,0 +1,23 @@
+"""The configuration: defaults, dataset files and the command line merged and checked before any job starts.
+
+Pure Python: the Snakefile imports this at every start, so nothing here imports numpy or torch.
+"""
+
+from cryorestore.config.inputs import check_inputs, input_files
+from cryorestore.config.loading import Configuration, load_configuration
+from cryorestore.config.sources import code_version
+from cryorestore.config.steps import STEPS, needs_poses, network_methods, particle_box_size, particle_pixel_size, step_parameters
+
+__all__ = [
+    "STEPS",
+    "Configuration",
+    "check_inputs",
+    "code_version",
+    "input_files",
+    "load_configuration",
+    "needs_poses",
+    "network_methods",
+    "particle_box_size",
+    "particle_pixel_size",
+    "step_parameters",
+]

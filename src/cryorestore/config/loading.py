@@ -1,0 +1,129 @@
+"""Merge defaults, dataset file and command line, and check the result."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cryorestore.config.checks import cross_key_problems
+from cryorestore.config.paths import PROJECT_ROOT
+from cryorestore.config.problems import Problem, refuse
+from cryorestore.config.schema import read_schema, schema_problems, typed
+from cryorestore.errors import CryorestoreError
+
+DEFAULTS = "config/config.yaml"
+SCHEMA = "config/schemas/config.schema.yaml"
+COMMAND_LINE = "--configfile or --config"
+RUN_KEYS = ("datasets", "datasets_dir", "results")
+"""Keys that belong to the run and not to one data set."""
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """A checked run: the complete settings of each data set, by name, and the folder of all results."""
+
+    settings: dict[str, dict[str, Any]]
+    results: str
+
+
+def load_configuration(overrides: Mapping[str, Any] | None = None, *, root: Path = PROJECT_ROOT) -> Configuration:
+    """Merge config/config.yaml < config/datasets/NAME.yaml < `overrides` for every data set, and check them.
+
+    Parameters
+    ----------
+    overrides
+        What the command line says, nested as in config.yaml.
+    root
+        The project's folder; relative paths in the configuration start there.
+
+    Raises
+    ------
+    CryorestoreError
+        If a file is missing or not YAML, or any key or value is refused; all refusals are listed, each with file, key, value and what is allowed.
+    """
+    schema = read_schema(root / SCHEMA)
+    overrides = typed(dict(overrides or {}), schema, schema)
+    defaults = read_yaml(root / DEFAULTS, shown=DEFAULTS)
+    if "CRYORESTORE_DATA" in os.environ:
+        defaults["data_root"] = os.environ["CRYORESTORE_DATA"]
+    run = {key: overrides.get(key, defaults[key]) for key in RUN_KEYS}
+    refuse([problem.text({key: _run_origin(key, overrides) for key in RUN_KEYS}) for problem in _run_problems(run, schema)])
+    settings: dict[str, dict[str, Any]] = {}
+    refused: list[str] = []
+    for name in run["datasets"]:
+        shown = f"{run['datasets_dir']}/{name}.yaml"
+        dataset = _read_dataset(root, run["datasets_dir"], name)
+        merged: dict[str, Any] = {}
+        origins: dict[str, str] = {}
+        for layer, file in ((defaults, DEFAULTS), (dataset, shown), (overrides, COMMAND_LINE)):
+            merge_into(merged, layer, file, origins)
+        refused += [
+            Problem(key, dataset[key], "allowed in config/config.yaml or on the command line only").text({key: shown})
+            for key in RUN_KEYS
+            if key in dataset
+        ]
+        problems = schema_problems(merged, schema) or cross_key_problems(merged)
+        refused += [problem.text(origins) for problem in problems]
+        settings[name] = merged
+    refuse(refused)
+    return Configuration(settings=settings, results=run["results"])
+
+
+def read_yaml(path: Path, *, shown: str) -> dict[str, Any]:
+    """Read a YAML file of keys and values; a key written twice is refused.
+
+    Raises
+    ------
+    CryorestoreError
+        If it cannot be read; `shown` is the name it is called by.
+    """
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except (OSError, yaml.YAMLError) as error:
+        raise CryorestoreError(f"{shown}: cannot be read as YAML ({error}); mend the file") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise CryorestoreError(f"{shown}: found {type(content).__name__}, expected keys and values; see config/config.yaml")
+    return content
+
+
+def merge_into(base: dict[str, Any], layer: Mapping[str, Any], file: str, origins: dict[str, str], prefix: str = "") -> None:
+    """Lay `layer` over `base`, key by key (lists are replaced), and note in `origins` which file set each key."""
+    for key, value in layer.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and isinstance(base.get(key, {}), dict):
+            merge_into(base.setdefault(key, {}), value, file, origins, prefix=f"{name}.")
+        else:
+            base[key] = value
+            origins[name] = file
+
+
+def _read_dataset(root: Path, folder: str, name: str) -> dict[str, Any]:
+    path = root / folder / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in path.parent.glob("*.yaml"))) or "none"
+        raise CryorestoreError(f"datasets = {name!r}: {folder}/{name}.yaml does not exist; allowed: {known}; or add that file")
+    return read_yaml(path, shown=f"{folder}/{name}.yaml")
+
+
+def _run_origin(key: str, overrides: Mapping[str, Any]) -> str:
+    return COMMAND_LINE if key in overrides else DEFAULTS
+
+
+def _run_problems(run: dict[str, Any], schema: dict[str, Any]) -> list[Problem]:
+    return schema_problems(run, {**schema, "properties": {key: schema["properties"][key] for key in RUN_KEYS}})
+
+
+class _Loader(yaml.SafeLoader):
+    """A safe loader that refuses a key written twice, which YAML would let pass in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is written twice", node.start_mark)
+        return super().construct_mapping(node, deep=deep)

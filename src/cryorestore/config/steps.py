@@ -1,0 +1,229 @@
+"""The steps: rule name, library function, and the keywords that the function gets from the settings."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cryorestore.config.paths import data_path, program_path
+from cryorestore.config.problems import Settings
+
+EMBEDDED_MOLECULE = "demo"
+HALF_SEED = 1000
+"""Added to the seed once per half: networks that start alike invent alike."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of the pipeline: `cryorestore.<module>.<function>`."""
+
+    module: str
+    function: str
+    summary: str
+    """What it does, in a line: for the list of commands, which is printed without importing the functions."""
+
+
+STEPS = {
+    "simulate_micrographs": Step("simulate", "simulate_micrographs", "Simulate micrographs, picks, perturbed poses and the truth."),
+    "extract_particles": Step("extract", "extract_particles", "Cut picks out of micrographs and rescale them."),
+    "import_particles": Step("importing", "import_particles", "Take in a particle stack by its RELION table or cryoSPARC .cs files."),
+    "normalize_particles": Step("normalize", "normalize_particles", "Bring particles to background mean 0 and sigma 1."),
+    "split_particles": Step("split", "split_particles", "Split into half-sets and set particles apart for scoring."),
+    "reconstruct_map": Step("reconstruct", "reconstruct_map", "Reconstruct a half, whole and from its odd and even particles."),
+    "compute_fsc": Step("fsc", "write_fsc", "Correlate two half-maps shell by shell."),
+    "compute_truth_fsc": Step("fsc", "write_truth_fsc", "Correlate the mean of two half-maps with a true map."),
+    "make_training_pairs": Step("pairs", "make_training_pairs", "Make a half's training pairs, reference and noise."),
+    "train_diffusion": Step("training", "train_diffusion", "Train the diffusion network of a half."),
+    "train_postprocess": Step("training", "train_postprocess", "Train the post-processing network of a half."),
+    "restore_particles": Step("restore", "restore_particles", "Restore a half with its own networks."),
+    "join_particles": Step("restore", "join_particles", "Join two restored halves in the order of their source."),
+    "control_noise_only": Step("controls", "control_noise_only", "Put noise through a method and see that none is taken for a particle."),
+    "evaluate_restoration": Step("evaluate", "evaluate_restoration", "Score a method on held-out particles."),
+    "write_summary": Step("summary", "write_summary", "Write the flat summary of a data set."),
+    "write_report": Step("report", "write_report", "Write the report of a data set."),
+}
+"""Rule name -> function. The command line has the same names with hyphens."""
+
+
+def step_parameters(step: str, settings: Settings, *, method: str | None = None, half: int | None = None) -> dict[str, Any]:
+    """The keywords of a step's function that come from the settings (files come from the rule).
+
+    Parameters
+    ----------
+    step
+        Name of the rule.
+    settings
+        Complete settings of one data set.
+    method, half
+        Method and half of the job, where the step has them.
+    """
+    chosen: Settings = {**settings, "seed": settings["seed"] + HALF_SEED * (half or 0)}
+    if method is not None:
+        chosen = {**chosen, "method": settings["methods"][method]}
+    return _PARAMETERS[step](chosen)
+
+
+def particle_box_size(settings: Settings) -> int | None:
+    """Box of the particles after extraction and rescaling (px); None where only the stack knows it."""
+    if settings["input"]["kind"] in ("star", "cryosparc"):
+        box: int | None = settings["input"]["box_size"]
+        return box
+    return int(settings["extract"]["scale"] or settings["extract"]["box_size"])
+
+
+def particle_pixel_size(settings: Settings) -> float | None:
+    """Pixel size of the particles after rescaling (angstrom); None where only the table knows it."""
+    kind = settings["input"]["kind"]
+    incoming: float | None = settings["simulate" if kind == "simulation" else "input"]["pixel_size"]
+    if incoming is None or kind in ("star", "cryosparc"):
+        return incoming
+    extract = settings["extract"]
+    return float(incoming * extract["box_size"] / (extract["scale"] or extract["box_size"]))
+
+
+def needs_poses(method: Mapping[str, Any]) -> bool:
+    """Whether a method looks at the given poses; such a method knows the deviation of its result."""
+    return not {"mean", "deviation"}.isdisjoint(method["condition"])
+
+
+def network_methods(settings: Settings) -> list[str]:
+    """The denoisers of this run that have a network to train."""
+    return [name for name in settings["denoisers"] if settings["methods"].get(name, {}).get("network") != "none"]
+
+
+def network_evaluations(method: Mapping[str, Any]) -> int:
+    """How often a network is evaluated to restore one particle."""
+    return int(method["sampler_steps"] * method["samples"] + method["postprocess"])
+
+
+def _mask(settings: Settings) -> dict[str, Any]:
+    return {"mask_radius": settings["mask"]["radius"], "mask_edge": settings["mask"]["edge"]}
+
+
+def _compute(settings: Settings) -> dict[str, Any]:
+    return {name: settings["compute"][name] for name in ("device", "precision", "threads")}
+
+
+def _simulate_micrographs(settings: Settings) -> dict[str, Any]:
+    molecule = settings["simulate"]["molecule"]
+    found = molecule if molecule == EMBEDDED_MOLECULE else data_path(settings, molecule)
+    return {**settings["simulate"], "molecule": found, "seed": settings["seed"]}
+
+
+def _extract_particles(settings: Settings) -> dict[str, Any]:
+    return {**settings["extract"], "pixel_size": settings["input"]["pixel_size"], "threads": settings["compute"]["threads"]}
+
+
+def _import_particles(settings: Settings) -> dict[str, Any]:
+    given = settings["input"]
+    root = data_path(settings, given["project_root"]) if given["project_root"] else None
+    return {"pixel_size": given["pixel_size"], "box_size": given["box_size"], "project_root": root}
+
+
+def _normalize_particles(settings: Settings) -> dict[str, Any]:
+    return {**settings["normalize"], "seed": settings["seed"]}
+
+
+def _split_particles(settings: Settings) -> dict[str, Any]:
+    return {**settings["split"], "seed": settings["seed"]}
+
+
+def _reconstruct_map(settings: Settings) -> dict[str, Any]:
+    backend = settings["reconstruct"]["backend"]
+    program = {"cryodrgn": settings["programs"]["cryodrgn"], "relion": settings["programs"]["relion_reconstruct"]}.get(backend, "")
+    return {
+        **settings["reconstruct"],
+        "symmetry": settings["symmetry"],
+        "program": program_path(program),
+        "threads": settings["compute"]["threads"],
+    }
+
+
+def _compute_fsc(settings: Settings) -> dict[str, Any]:
+    return {**settings["fsc"], **_mask(settings)}
+
+
+def _pose_posterior(settings: Settings) -> dict[str, Any]:
+    return {**settings["poses"], "posterior_rotations": settings["posterior"]["rotations"]}
+
+
+def _make_training_pairs(settings: Settings) -> dict[str, Any]:
+    return {
+        **settings["pairs"],
+        **_mask(settings),
+        **_pose_posterior(settings),
+        "bg_radius": settings["normalize"]["bg_radius"],
+        "with_posterior": any(needs_poses(settings["methods"][name]) for name in network_methods(settings)),
+        "batch_size": settings["compute"]["batch_size"],
+        "threads": settings["compute"]["threads"],
+        "seed": settings["seed"],
+    }
+
+
+def _method(settings: Settings, *names: str) -> dict[str, Any]:
+    return {name: settings["method"][name] for name in names}
+
+
+def _train_diffusion(settings: Settings) -> dict[str, Any]:
+    return {**settings["diffusion"], **_method(settings, "condition", "prediction"), **_compute(settings), "seed": settings["seed"]}
+
+
+def _train_postprocess(settings: Settings) -> dict[str, Any]:
+    return {**settings["postprocess"], **_method(settings, "sampler", "sampler_steps"), **_compute(settings), "seed": settings["seed"]}
+
+
+def _restore_particles(settings: Settings) -> dict[str, Any]:
+    return {
+        **_method(settings, "condition", "sampler", "sampler_steps", "samples"),
+        **settings["restore"],
+        **_pose_posterior(settings),
+        **_compute(settings),
+        "batch_size": settings["compute"]["batch_size"],
+        "seed": settings["seed"],
+    }
+
+
+def _control_noise_only(settings: Settings) -> dict[str, Any]:
+    return {**settings["controls"]["noise_only"], **_restore_particles(settings), **_mask(settings)}
+
+
+def _evaluate_restoration(settings: Settings) -> dict[str, Any]:
+    return {
+        **_mask(settings),
+        **settings["report"],
+        "bg_radius": settings["normalize"]["bg_radius"],
+        "network_evaluations": network_evaluations(settings["method"]),
+        "seed": settings["seed"],
+    }
+
+
+def _write_summary(settings: Settings) -> dict[str, Any]:
+    return {"denoisers": settings["denoisers"]}
+
+
+def _write_report(settings: Settings) -> dict[str, Any]:
+    return {"denoisers": settings["denoisers"], **settings["restore"]}
+
+
+def _none(settings: Settings) -> dict[str, Any]:
+    return {}
+
+
+_PARAMETERS: dict[str, Callable[[Settings], dict[str, Any]]] = {
+    "simulate_micrographs": _simulate_micrographs,
+    "extract_particles": _extract_particles,
+    "import_particles": _import_particles,
+    "normalize_particles": _normalize_particles,
+    "split_particles": _split_particles,
+    "reconstruct_map": _reconstruct_map,
+    "compute_fsc": _compute_fsc,
+    "compute_truth_fsc": _compute_fsc,
+    "make_training_pairs": _make_training_pairs,
+    "train_diffusion": _train_diffusion,
+    "train_postprocess": _train_postprocess,
+    "restore_particles": _restore_particles,
+    "join_particles": _none,
+    "control_noise_only": _control_noise_only,
+    "evaluate_restoration": _evaluate_restoration,
+    "write_summary": _write_summary,
+    "write_report": _write_report,
+}
