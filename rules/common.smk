@@ -339,12 +339,21 @@ def curves_of(settings):
 
 
 reconstruct_targets = partial(for_datasets, curves_of)
-restore_targets = partial(
-    for_datasets,
-    lambda settings: [
-        f"restored.{method}/particles.star" for method in settings["denoisers"]
-    ],
-)
+
+
+def restored_tables(settings):
+    """The joined table of every method, and what a method that needs no pose makes of picks without one."""
+    tables = [f"restored.{name}/particles.star" for name in settings["denoisers"]]
+    if settings["input"]["kind"] == "micrographs":
+        for name in settings["denoisers"]:
+            if not cryorestore.config.needs_poses(settings["methods"][name]):
+                tables += [
+                    f"restored.{name}/half{half}/unposed.star" for half in (1, 2)
+                ]
+    return tables
+
+
+restore_targets = partial(for_datasets, restored_tables)
 report_targets = partial(
     for_datasets,
     lambda settings: ["summary.json", "report.html"] if settings["denoisers"] else [],

@@ -51,3 +51,32 @@ rule join_particles:
         code_version=code_version("join_particles"),
     script:
         "../scripts/join_particles.py"
+
+
+rule restore_unposed:
+    """Restore the particles of one half that have no pose, by a method that needs none; the stack is written where there are any."""
+    input:
+        unpack(network_input),
+        star="<results>/{dataset}/raw/half{half}/unposed.star",
+        reference_map="<results>/{dataset}/pairs/half{half}/reference_map.mrc",
+        noise_json="<results>/{dataset}/pairs/half{half}/noise.json",
+    output:
+        restored_star="<results>/{dataset}/restored.{method}/half{half}/unposed.star",
+        evidence_csv="<results>/{dataset}/restored.{method}/half{half}/unposed_evidence.csv",
+    log:
+        "<logs>/restore_unposed/{dataset}_{method}_half{half}.log",
+    benchmark:
+        "<benchmarks>/restore_unposed/{dataset}_{method}_half{half}.tsv"
+    conda:
+        "../envs/network.yaml"
+    threads: compute_threads
+    resources:
+        mem_mb=memory_for_network("diffusion"),
+        runtime="8h",
+        gpu=gpus,
+    params:
+        step=step_parameters("restore_unposed"),
+        restored_stack=lambda wildcards: f"{CONFIGURATION.results}/{wildcards.dataset}/restored.{wildcards.method}/half{wildcards.half}/unposed.mrcs",
+        code_version=code_version("restore_unposed"),
+    script:
+        "../scripts/restore_unposed.py"

@@ -135,6 +135,7 @@ def restore_particles(
         The half's own, from make_training_pairs.
     restored_stack, restored_star, evidence_csv
         Outputs: images (CTF still applied), the input's table pointing to them, and one row of evidence a particle.
+        No stack is written where there is no particle.
     deviation_stack
         Output: posterior standard deviation of each pixel; only for methods that look at poses.
     diffusion_weights, postprocess_weights
@@ -156,6 +157,12 @@ def restore_particles(
     """
     torch.set_num_threads(threads)
     table = ParticleTable.read(star)
+    if len(table) == 0:
+        get_logger().warning("%s holds no particle: the tables are written empty, and no stack", star)
+        table.write(restored_star)
+        nothing = np.empty(0)
+        _write_evidence(evidence_csv, table, nothing, *judge_evidence(nothing, threshold=evidence_threshold))
+        return
     restorer = load_restorer(
         reference_map=reference_map,
         noise_json=noise_json,

@@ -125,6 +125,15 @@ def test_join_refuses_tables_that_do_not_belong_together(halves, tmp_path):
     assert not (tmp_path / "joined.star").exists()
 
 
+def test_a_table_without_a_row_gives_tables_without_a_row(halves, tmp_path):
+    table = ParticleTable.read(halves[0]["star"])
+    table.take([]).write(tmp_path / "empty.star")
+    outputs = restore(halves[0], tmp_path, star=tmp_path / "empty.star")
+    assert len(ParticleTable.read(outputs["restored_star"])) == 0
+    assert outputs["evidence_csv"].read_text() == "row,image_name,log_evidence,probability,accepted\n"
+    assert not outputs["restored_stack"].exists()
+
+
 def test_without_a_network_something_must_restore(halves, tmp_path):
     with pytest.raises(CryorestoreError, match="condition"):
         restore_particles(

@@ -75,6 +75,14 @@ def test_methods_stand_side_by_side_and_one_without_network_trains_nothing(tmp_p
     assert (jobs["train_diffusion"], jobs["train_postprocess"], jobs["restore_particles"], jobs["make_training_pairs"]) == (4, 2, 6, 2)
 
 
+def test_picks_without_a_pose_are_restored_by_the_methods_that_need_none(tmp_path):
+    placeholders(tmp_path / "data", "empiar-10146")
+    done = dry_run(tmp_path, "restore", "--config", "datasets=[empiar-10146]", f"data_root={tmp_path / 'data'}", "denoisers=[ours,sr3+post]")
+    assert done.returncode == 0, done.stderr
+    jobs = job_counts(done.stdout + done.stderr)
+    assert (jobs["restore_particles"], jobs["restore_unposed"]) == (4, 2)
+
+
 def test_a_wrong_configuration_starts_no_job(tmp_path):
     done = dry_run(tmp_path, "--config", "normalize={bg_radius: 40}")
     assert done.returncode != 0
@@ -106,7 +114,7 @@ def test_every_step_has_a_rule_and_a_script_of_its_name():
 def test_the_slurm_profile_asks_for_a_gpu_where_networks_run():
     profile = yaml.safe_load((ROOT / "profiles/slurm/config.yaml").read_text())
     asking = {rule for rule, resources in profile["set-resources"].items() if resources["gpu"] == 1}
-    assert asking == {"train_diffusion", "train_postprocess", "restore_particles", "control_noise_only"}
+    assert asking == {"train_diffusion", "train_postprocess", "restore_particles", "restore_unposed", "control_noise_only"}
     assert profile["rerun-triggers"] == ["mtime", "params", "input", "code"]
 
 

@@ -17,7 +17,7 @@ from cryorestore.io.mrc import read_map
 from cryorestore.io.star import StarBlock, write_star
 from cryorestore.logs import get_logger
 from cryorestore.particles import ParticleTable
-from cryorestore.reconstruct.step import HalfMaps
+from cryorestore.reconstruct.maps import HalfMaps
 
 
 def reconstruct_cryodrgn(table: ParticleTable, *, symmetry: str, program: str, threads: int, scratch: Path) -> HalfMaps:

@@ -14,7 +14,7 @@ from cryorestore.geometry import symmetry_matrices
 from cryorestore.masks import soft_sphere
 from cryorestore.particles import ParticleTable
 from cryorestore.project import PADDING
-from cryorestore.reconstruct.step import HalfMaps
+from cryorestore.reconstruct.maps import HalfMaps
 
 _BATCH = 64
 _WEIGHT_FLOOR = 1e-3

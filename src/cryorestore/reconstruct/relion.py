@@ -13,7 +13,7 @@ from cryorestore.errors import CryorestoreError
 from cryorestore.io.mrc import read_map
 from cryorestore.logs import get_logger
 from cryorestore.particles import ParticleTable
-from cryorestore.reconstruct.step import HalfMaps
+from cryorestore.reconstruct.maps import HalfMaps
 
 
 def reconstruct_relion(table: ParticleTable, *, symmetry: str, program: str, threads: int, scratch: Path) -> HalfMaps:

@@ -1,11 +1,9 @@
 """The step `reconstruct_map`: choose the particles, call a backend, refuse an empty or broken map."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -13,19 +11,14 @@ from cryorestore.errors import CryorestoreError
 from cryorestore.io.mrc import write_map
 from cryorestore.logs import get_logger
 from cryorestore.particles import ParticleTable
+from cryorestore.reconstruct.cryodrgn import reconstruct_cryodrgn
+from cryorestore.reconstruct.native import reconstruct_native
+from cryorestore.reconstruct.relion import reconstruct_relion
 
 HOLDOUT_COLUMN = "rlnCryorestoreHoldout"
 ACCEPTED_COLUMN = "rlnCryorestoreAccepted"
 MINIMUM_PARTICLES = 4
-
-
-@dataclass(frozen=True)
-class HalfMaps:
-    """The map of a half-set, and of its particles at odd and even places: their agreement is what the half knows about its own map."""
-
-    full: Float[Tensor, "box box box"]
-    odd: Float[Tensor, "box box box"]
-    even: Float[Tensor, "box box box"]
+BACKENDS = {"cryodrgn": reconstruct_cryodrgn, "relion": reconstruct_relion, "native": reconstruct_native}
 
 
 def used_rows(table: ParticleTable) -> NDArray[np.int64]:
@@ -71,13 +64,8 @@ def reconstruct_map(
     CryorestoreError
         If too few particles are left, the backend is unknown or fails, or a map is empty or not finite.
     """
-    from cryorestore.reconstruct.cryodrgn import reconstruct_cryodrgn
-    from cryorestore.reconstruct.native import reconstruct_native
-    from cryorestore.reconstruct.relion import reconstruct_relion
-
-    backends = {"cryodrgn": reconstruct_cryodrgn, "relion": reconstruct_relion, "native": reconstruct_native}
-    if backend not in backends:
-        raise CryorestoreError(f"reconstruct backend: found {backend!r}, expected one of {sorted(backends)}; change it in the configuration")
+    if backend not in BACKENDS:
+        raise CryorestoreError(f"reconstruct backend: found {backend!r}, expected one of {sorted(BACKENDS)}; change it in the configuration")
     torch.set_num_threads(threads)
     table = ParticleTable.read(star)
     rows = used_rows(table)
@@ -87,7 +75,7 @@ def reconstruct_map(
             "look at the rejected and refused particles of the steps before"
         )
     get_logger().info("reconstructing %d of %d particles with %s, symmetry %s", len(rows), len(table), backend, symmetry)
-    maps = backends[backend](table.take(rows), symmetry=symmetry, program=program, threads=threads, scratch=Path(map).parent)
+    maps = BACKENDS[backend](table.take(rows), symmetry=symmetry, program=program, threads=threads, scratch=Path(map).parent)
     for volume, path in ((maps.full, map), (maps.odd, map_odd), (maps.even, map_even)):
         _refuse_broken(volume, path, backend)
         write_map(path, volume.numpy(), pixel_size=table.pixel_size)
