@@ -45,7 +45,7 @@ demo-real: $(PRODUCT) $(PEERS) ## the whole chain on experimental apoferritin mi
 	@$(call print_headline,empiar-10146)
 
 test: $(DEV) $(PEERS) ## all tests; those whose data or programs are missing say so and are skipped
-	$(BIN)/pytest -n $(WORKERS) --dist worksteal --durations 10
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --durations 10
 
 check: lint types unit ## lint, types, unit tests and dry-runs, in two minutes
 
