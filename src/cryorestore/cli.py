@@ -45,7 +45,9 @@ def check_config(*, configfile: Path | None = None, datasets: Annotated[list[str
     print(f"the configuration of {', '.join(configuration.settings)} is in order")
 
 
-def _add_steps() -> None:
+def _add_commands() -> None:
+    app.command("cryorestore.preflight:preflight", help="Judge a few hundred particles before anything costly; exit code 1 on an error.")
+    app.command("cryorestore.project_init:init", help="Write a dataset file from a RELION job, a cryoSPARC job or a table.")
     for rule, step in STEPS.items():
         target = f"cryorestore.commands:{rule}"
         app.command(target, name=rule.replace("_", "-"), help=step.summary)
@@ -53,7 +55,7 @@ def _add_steps() -> None:
             app.command(target, name=ALIASES[rule], help=f"The same as {rule.replace('_', '-')}.")
 
 
-_add_steps()
+_add_commands()
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from cryorestore.errors import CryorestoreError
+from cryorestore.files import files_together
 from cryorestore.fourier import fourier_crop_2d
 from cryorestore.io.mrc import Images, MrcStackWriter, read_micrograph
 from cryorestore.io.star import StarBlock, write_star
@@ -29,6 +30,7 @@ class _Windows:
     corners: NDArray[np.int64]
 
 
+@files_together()
 def extract_particles(
     *,
     micrographs_star: str | Path,

@@ -1,30 +1,86 @@
 """Files that appear whole or not at all, and JSON that is the same bytes for the same content."""
 
+import glob
 import json
 import math
 import os
+import socket
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 from cryorestore.errors import CryorestoreError
+
+ABANDONED_AFTER = 24 * 3600.0
+"""Seconds without a write after which another machine's temporary file is taken for left over"""
+_HOST = socket.gethostname()
+_held_back: ContextVar[dict[Path, Path] | None] = ContextVar("held_back", default=None)
+
+
+@contextmanager
+def files_together() -> Iterator[None]:
+    """Hold back the files that are written inside (`atomic_path`): they appear one right after the other at the end, in their order, or none does.
+
+    Also a decorator, for a step whose outputs belong together.
+    """
+    waiting: dict[Path, Path] = {}
+    token = _held_back.set(waiting)
+    try:
+        yield
+        for target, temporary in waiting.items():
+            temporary.replace(target)
+    finally:
+        _held_back.reset(token)
+        for temporary in waiting.values():
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary name beside `path`; on success it is renamed to `path`, on failure it is removed.
 
-    The temporary name carries the process number, so that two writers never share one, and keeps the suffix.
+    The temporary name carries the machine and the process number, so that two writers never share one, and keeps the suffix. What a killed
+    process left of `path` is removed here.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.stem}.{os.getpid()}.partial{target.suffix}")
+    _remove_abandoned(target)
+    temporary = target.with_name(f".{target.stem}.{_HOST}.{os.getpid()}.partial{target.suffix}")
+    waiting = _held_back.get()
     try:
         yield temporary
-        temporary.replace(target)
-    finally:
+        if waiting is None:
+            temporary.replace(target)
+        else:
+            waiting[target] = temporary
+    except BaseException:
         temporary.unlink(missing_ok=True)
+        raise
+
+
+def _remove_abandoned(target: Path) -> None:
+    before, after = f".{target.stem}.", f".partial{target.suffix}"
+    for path in target.parent.glob(f"{glob.escape(before)}*{glob.escape(after)}"):
+        host, _, process = path.name.removeprefix(before).removesuffix(after).rpartition(".")
+        if _is_abandoned(path, host, process):
+            path.unlink(missing_ok=True)
+
+
+def _is_abandoned(path: Path, host: str, process: str) -> bool:
+    """Whether no process writes it any more: on this machine that is known, of others it is judged by the time of the last write."""
+    if host == _HOST and process.isdecimal():
+        try:
+            os.kill(int(process), 0)
+        except OSError as error:
+            return isinstance(error, ProcessLookupError)
+        return False
+    try:
+        return time.time() - path.stat().st_mtime > ABANDONED_AFTER
+    except FileNotFoundError:
+        return False
 
 
 def write_json(path: str | Path, content: Mapping[str, Any]) -> None:

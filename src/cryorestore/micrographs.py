@@ -77,7 +77,7 @@ def read_micrographs(path: str | Path, *, pixel_size: float | None) -> Micrograp
     """
     path = Path(path)
     if path.is_dir() or path.suffix == ".mrc":
-        names = [file.as_posix() for file in (sorted(path.glob("*.mrc")) if path.is_dir() else [path])]
+        names = [file.as_posix() for file in (sorted(path.glob("[!.]*.mrc")) if path.is_dir() else [path])]
         rows = StarBlock.from_columns({"rlnMicrographName": names, "rlnOpticsGroup": ["1"] * len(names)}, source=str(path))
         optics = StarBlock.from_columns({"rlnOpticsGroupName": ["opticsGroup1"], "rlnOpticsGroup": ["1"]}, source=str(path))
     else:

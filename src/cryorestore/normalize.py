@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryorestore.errors import CryorestoreError
-from cryorestore.files import atomic_path
+from cryorestore.files import atomic_path, files_together
 from cryorestore.identity import identity_hash, particle_identities
 from cryorestore.io.mrc import MrcStackWriter, read_layout
 from cryorestore.logs import get_logger, progress
@@ -35,6 +35,7 @@ class Normalized:
     """(n, 2), grey levels a px along x and y"""
 
 
+@files_together()
 def normalize_particles(
     *,
     star: str | Path,

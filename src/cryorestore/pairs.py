@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 
+from cryorestore.belonging import refuse_premultiplied
 from cryorestore.conditions import IMAGE_CONDITIONS, POSE_CONDITIONS, ConditionMaker
 from cryorestore.ctf import ctf_2d
 from cryorestore.errors import CryorestoreError
@@ -109,11 +110,7 @@ def make_training_pairs(
     torch.set_num_threads(threads)
     table = ParticleTable.read(star)
     table = table.take(used_rows(table))
-    if table.ctf_premultiplied:
-        raise CryorestoreError(
-            f"{star}: column rlnCtfDataAreCtfPremultiplied is 1, expected 0: the networks and the posterior model the CTF once; "
-            "extract the particles without CTF premultiplication (reconstruction alone takes them)"
-        )
+    refuse_premultiplied(table)
     reference = estimate_reference(
         table,
         map=map,
@@ -132,12 +129,18 @@ def make_training_pairs(
     tensors, log_evidence = _fill(table, reference, maker, drawn, kind=kind, batch_size=batch_size, seed=seed)
     validation_from = len(drawn.rows) - round(validation_fraction * len(drawn.rows))
     # one key only: safetensors writes several in an order that changes from run to run
-    config = {"kind": kind, "seed": seed, "pixel_size": reference.pixel_size, "validation_from": validation_from}
+    config = {"kind": kind, "seed": seed, "pixel_size": reference.pixel_size, "validation_from": validation_from, "half": _only_half(table)}
     with atomic_path(pairs) as temporary:
         save_file(tensors, temporary, metadata={"config": json.dumps(config)})
     if log_evidence is not None:
         evidence = {"particles": log_evidence[~drawn.empty].tolist(), "empty": log_evidence[drawn.empty].tolist()}
         write_json(noise_json, {**read_json(noise_json), "simulated_log_evidence": evidence})
+
+
+def _only_half(table: ParticleTable) -> int | None:
+    """The half that all particles belong to, by which networks trained on these pairs refuse the other half's particles."""
+    halves = set(table.halves().tolist())
+    return halves.pop() if len(halves) == 1 and 0 not in halves else None
 
 
 def _draw(table: ParticleTable, kind: str, count: int, empty_fraction: float, *, rotation_sigma: float, shift_sigma: float, seed: int) -> _Drawn:

@@ -140,7 +140,7 @@ def _read_picks(path: Path, threshold: float | None) -> tuple[StarBlock, NDArray
         if found.figure_of_merit is None:
             raise CryorestoreError(f"{path}: has no figure of merit, expected one as figure_of_merit_threshold is set; set it to null")
         keep = found.figure_of_merit > threshold
-    rows = found.columns if found.columns is not None else StarBlock.from_columns({_X: found.x, _Y: found.y}, source=str(path))
+    rows = found.columns if found.columns is not None else StarBlock.from_columns({_X: _digits(found.x), _Y: _digits(found.y)}, source=str(path))
     return rows.take(keep), np.flatnonzero(keep) + 1
 
 
@@ -265,13 +265,18 @@ class _Joiner:
 
 
 def _recentred(rows: StarBlock, pixel_of: dict[str, float]) -> StarBlock:
-    """Move whole pixels from the origin to the coordinate."""
+    """Move whole pixels from the origin to the coordinate; a cell from which nothing is moved keeps its text."""
     if not all(name in rows for name in _ORIGINS):
         raise CryorestoreError(f"{rows.source}: recentre is set and there are no origins, expected {', '.join(_ORIGINS)}; give particles_star")
     pixels = np.array([pixel_of[group] for group in rows.column("rlnOpticsGroup")])
-    moved: dict[str, NDArray[np.float64]] = {}
+    moved: dict[str, list[str]] = {}
     for coordinate, origin in zip((_X, _Y), _ORIGINS, strict=True):
         whole = np.trunc(rows.floats(origin) / pixels)
-        moved[coordinate] = rows.floats(coordinate) - whole
-        moved[origin] = rows.floats(origin) - whole * pixels
+        for name, values in ((coordinate, rows.floats(coordinate) - whole), (origin, rows.floats(origin) - whole * pixels)):
+            moved[name] = np.where(whole == 0, rows.column(name), _digits(values)).tolist()
     return rows.with_columns(moved)
+
+
+def _digits(values: NDArray[np.float64]) -> list[str]:
+    """Every digit: places a millionth of a pixel apart stay apart."""
+    return [repr(value) for value in values.tolist()]

@@ -13,11 +13,12 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cryorestore.belonging import check_restorable
 from cryorestore.conditions import ConditionMaker
 from cryorestore.ctf import ctf_2d
 from cryorestore.diffusion.denoiser import Denoiser, load_denoiser
 from cryorestore.errors import CryorestoreError
-from cryorestore.files import atomic_path
+from cryorestore.files import atomic_path, files_together
 from cryorestore.identity import particle_identities
 from cryorestore.io.mrc import MrcStackWriter
 from cryorestore.logs import get_logger, progress
@@ -100,6 +101,7 @@ def load_restorer(
     return Restorer(maker, denoiser, postprocessor, sampler, sampler_steps, samples)
 
 
+@files_together()
 def restore_particles(
     *,
     star: str | Path,
@@ -154,6 +156,11 @@ def restore_particles(
         How it is computed.
     seed
         Of draws; those of a particle depend on its identity alone.
+
+    Raises
+    ------
+    CryorestoreError
+        If particles, reference and networks do not belong together (`belonging.check_restorable`), or an image cannot be read.
     """
     torch.set_num_threads(threads)
     table = ParticleTable.read(star)
@@ -178,6 +185,7 @@ def restore_particles(
         device=device,
         precision=precision,
     )
+    check_restorable(table, restorer.conditions.reference, [path for path in (diffusion_weights, postprocess_weights) if path is not None])
     box_size, pixel_size = table.box_size, table.pixel_size
     log_evidence = np.full(len(table), np.nan)
     evaluations = 0

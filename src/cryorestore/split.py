@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryorestore.errors import CryorestoreError
+from cryorestore.files import files_together
 from cryorestore.identity import identity_fractions, particle_identities
 from cryorestore.logs import get_logger
 from cryorestore.particles import ParticleTable
@@ -17,6 +18,7 @@ REASON = "rlnCryorestoreRejectReason"
 FEW_PARTICLES = 10
 
 
+@files_together()
 def split_particles(
     *,
     star: str | Path,

@@ -7,6 +7,7 @@ from safetensors import safe_open
 
 from cryorestore.errors import CryorestoreError
 from cryorestore.pairs import make_training_pairs
+from cryorestore.particles import ParticleTable
 from cryorestore.reconstruct import reconstruct_map
 from cryorestore.reference import Reference, fsc_wiener_weights
 from helpers import BOX, PIXEL, simulate_particles, write_particles
@@ -57,6 +58,14 @@ def test_noise_and_target_add_up_to_what_the_network_is_shown(half, tmp_path):
     evidence = json.loads(outputs["noise_json"].read_text())["simulated_log_evidence"]
     assert (len(evidence["particles"]), len(evidence["empty"])) == (48, 12)
     assert np.median(evidence["particles"]) > 0 > np.median(evidence["empty"])
+
+
+def test_the_pairs_know_their_half(half, tmp_path):
+    table = ParticleTable.read(half[2]["star"])
+    star = tmp_path / "one.star"
+    table.with_columns({"rlnRandomSubset": np.full(len(table), 2)}).write(star)
+    _, metadata, _ = make((half[0], half[1], half[2] | {"star": star}), tmp_path, count=8, with_posterior=False)
+    assert json.loads(metadata["config"])["half"] == 2
 
 
 def test_without_a_posterior_there_are_no_pose_channels(half, tmp_path):

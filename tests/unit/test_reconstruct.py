@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -52,6 +54,16 @@ def test_turning_the_grid_is_the_same_as_inserting_every_image_at_every_rotation
     for operator in operators:
         backproject(data["images"], data["ctf"], rotations @ operator, shifts, inserted)
     assert torch.allclose(turned.symmetrised(operators).volume(), inserted.volume(), atol=1e-3)
+
+
+def test_images_that_are_multiplied_by_their_ctf_give_the_same_map(tmp_path):
+    data = simulate_particles(60, sigma=0.1)
+    expected = reconstruct(tmp_path, write_particles(tmp_path, data))["map"]
+    data["images"] = torch.fft.irfft2(torch.fft.rfft2(data["images"]) * data["ctf"], s=data["images"].shape[-2:])
+    table = ParticleTable.read(write_particles(tmp_path, data))
+    flagged = replace(table, optics=table.optics.with_columns({"rlnCtfDataAreCtfPremultiplied": ["1"]}))
+    flagged.write(tmp_path / "flagged.star")
+    assert torch.allclose(reconstruct(tmp_path, tmp_path / "flagged.star")["map"], expected, atol=1e-3 * float(expected.max()))
 
 
 def test_held_out_and_refused_particles_enter_no_map(tmp_path):

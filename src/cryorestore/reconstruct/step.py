@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cryorestore.errors import CryorestoreError
+from cryorestore.files import files_together
 from cryorestore.io.mrc import write_map
 from cryorestore.logs import get_logger
 from cryorestore.particles import ParticleTable
@@ -31,6 +32,7 @@ def used_rows(table: ParticleTable) -> NDArray[np.int64]:
     return np.flatnonzero(used)
 
 
+@files_together()
 def reconstruct_map(
     *,
     star: str | Path,
@@ -75,10 +77,12 @@ def reconstruct_map(
             "look at the rejected and refused particles of the steps before"
         )
     get_logger().info("reconstructing %d of %d particles with %s, symmetry %s", len(rows), len(table), backend, symmetry)
-    maps = BACKENDS[backend](table.take(rows), symmetry=symmetry, program=program, threads=threads, scratch=Path(map).parent)
+    used = table.take(rows)
+    pixel_size = used.pixel_size
+    maps = BACKENDS[backend](used, symmetry=symmetry, program=program, threads=threads, scratch=Path(map).parent)
     for volume, path in ((maps.full, map), (maps.odd, map_odd), (maps.even, map_even)):
         _refuse_broken(volume, path, backend)
-        write_map(path, volume.numpy(), pixel_size=table.pixel_size)
+        write_map(path, volume.numpy(), pixel_size=pixel_size)
 
 
 def _refuse_broken(volume: Tensor, path: str | Path, backend: str) -> None:

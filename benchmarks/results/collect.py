@@ -1,0 +1,153 @@
+"""Keep a run's figures, and make docs/results.md from all that are kept.
+
+usage: python benchmarks/results/collect.py demo "make demo"      keeps results/demo as benchmarks/results/demo.json
+       python benchmarks/results/collect.py --page                writes docs/results.md
+"""
+
+import json
+import os
+import platform
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+PAGE = HERE.parents[1] / "docs/results.md"
+TITLES = {"demo": "The demo (simulated, PDB 7PBL)", "empiar-10146": "Experimental apoferritin (EMPIAR-10146)"}
+KEPT = ("psnr", "nmse", "ssim", "frc05", "slope", "paired_psnr_restored_minus_wiener", "scored_particles", "network_evaluations")
+
+
+def main() -> None:
+    """Keep one run, or write the page."""
+    if sys.argv[1:] == ["--page"]:
+        PAGE.write_text(page(), encoding="utf-8")
+    else:
+        name, command = sys.argv[1:]
+        (HERE / f"{name}.json").write_text(json.dumps(collected(name, command), indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def collected(name: str, command: str) -> dict[str, Any]:
+    """Summary, scores and wall time of results/NAME."""
+    results = Path("results") / name
+    methods = json.loads((results / "methods.json").read_text())
+    for method in methods:
+        evaluation = json.loads((results / f"evaluation/{method}.json").read_text())
+        methods[method]["scores"] = {key: evaluation.get(key) for key in KEPT}
+        evidence = evaluation.get("evidence") or {}
+        methods[method]["scores"]["evidence"] = {key: value for key, value in evidence.items() if isinstance(value, float)}
+        control = json.loads((results / f"controls/{method}.json").read_text())["noise_only"]
+        methods[method]["ungated_noise_fsc_mean"] = control["details"]["ungated_fsc_mean"]
+    return {"command": command, "machine": f"{os.cpu_count()} cores, {platform.machine()}, no GPU", "seconds_wall": elapsed(name), "methods": methods}
+
+
+def elapsed(name: str) -> int | None:
+    """Seconds that Snakemake's last whole run of this data set took, from its log."""
+    for log in sorted(Path(".snakemake/log").glob("*.log"), reverse=True):
+        text = log.read_text(encoding="utf-8", errors="replace")
+        found = re.search(r"Elapsed time: (?:(\d+) days?, )?(\d+):(\d\d):(\d\d)", text)
+        if found and f"benchmarks/restore_particles/{name}_ours_half1.tsv" in text:
+            return int(found[2]) * 3600 + int(found[3]) * 60 + int(found[4])
+    return None
+
+
+def page() -> str:
+    """The text of docs/results.md."""
+    parts = [
+        "# Results",
+        "<!-- made by benchmarks/results/collect.py --page; do not edit -->",
+        "Figures of this version, each with the command that made it. They are kept as JSON in `benchmarks/results/` and `benchmarks/samplers/`, "
+        "copied from the runs' `methods.json`, `evaluation/` and `controls/`; this page is made from those files.",
+        "One run of one seed is one run of one seed: intervals are over particles, not over trainings. "
+        "The resolution is that of the raw particles; what restored maps agree on among themselves is self-consistency ([validity](validity.md)).",
+    ]
+    for name, title in TITLES.items():
+        file = HERE / f"{name}.json"
+        if file.is_file():
+            parts += [f"## {title}", *run_section(json.loads(file.read_text()))]
+    samplers = HERE.parent / "samplers/results.json"
+    if samplers.is_file():
+        parts += ["## Samplers", *sampler_section(json.loads(samplers.read_text()))]
+    return "\n\n".join(parts) + "\n"
+
+
+def run_section(run: dict[str, Any]) -> list[str]:
+    """Sentences and tables of one run."""
+    methods = run["methods"]
+    first = next(iter(methods.values()))
+    minutes = f"{run['seconds_wall'] / 60:.1f} minutes" if run["seconds_wall"] else "not measured"
+    rows = [
+        "| method | PSNR (dB) | NMSE | SSIM | FRC 0.5 (Å) | slope | evaluations | map to truth, FSC 0.5 (Å) | noise-only control | "
+        "restored half-maps agree to (Å) |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    scored = (first["scores"] or {}).get("psnr") is not None
+    if scored:
+        for label, key in (("raw", "raw"), ("Wiener, round mask", "wiener")):
+            truth = number(first["truth_resolution_raw_05"]) if key == "raw" else "–"
+            rows.append(score_row(label, first["scores"], key, ["0", truth, "–", "–"]))
+    for name, method in methods.items():
+        control = method["controls"]["noise_only"]
+        last = [
+            str(method["network_evaluations"]),
+            number(method["truth_resolution_restored_05"]),
+            f"{'passed' if control['passed'] else 'failed'}, {100 * control['value']:.2f} % accepted",
+            number(method["self_consistency_restored_0143"]),
+        ]
+        rows.append(score_row(f"`{name}`", method["scores"], "restored", last))
+    texts = [
+        f"Command: `{run['command']}` ({run['machine']}; {minutes} after installation, "
+        f"largest step {first['peak_memory_gib']:.2f} GiB; commit {first['commit'][:12]}).",
+        f"{first['particles']} particles, box {first['box_size']} px, {first['pixel_size']:g} Å/px. "
+        f"Raw half-maps cross FSC 0.143 at {number(first['resolution_raw_0143'])} Å.",
+        "\n".join(rows),
+    ]
+    if scored:
+        gain = first["scores"]["paired_psnr_restored_minus_wiener"]
+        texts.append(
+            f"Scores are over {first['scores']['scored_particles']} held-out true particles. Restored minus Wiener, paired: "
+            f"{gain['mean']:+.2f} dB [{gain['ci95'][0]:+.2f}, {gain['ci95'][1]:+.2f}]."
+        )
+    ungated = ", ".join(f"`{name}` {method['ungated_noise_fsc_mean']:.2f}" for name, method in methods.items())
+    texts.append(f"What gating prevents: half-map FSC of maps from restored pure noise, mean over shells 3 to Nyquist, nothing left out: {ungated}.")
+    return texts
+
+
+def score_row(label: str, scores: dict[str, Any], key: str, last: list[str]) -> str:
+    """One row of a table of methods."""
+    cells = [spread(scores.get("psnr"), key, 2), spread(scores.get("nmse"), key, 3), spread(scores.get("ssim"), key, 3)]
+    cells += [number((scores.get("frc05") or {}).get(key)), number((scores.get("slope") or {}).get(key), 3)]
+    return "| " + " | ".join([label, *cells, *last]) + " |"
+
+
+def sampler_section(run: dict[str, Any]) -> list[str]:
+    """The table of samplers."""
+    rows = ["| sampler | network evaluations | PSNR (dB) | NMSE | seconds a particle, posterior included |", "|---|---|---|---|---|"]
+    for name, row in run["rows"].items():
+        cells = [name, str(row["evaluations"]), interval(row["psnr"], 2), interval(row["nmse"], 3), f"{row['seconds_a_particle']:.3f}"]
+        rows.append("| " + " | ".join(cells) + " |")
+    return [
+        f"Command: `{run['command']}` on the networks of `make demo` (commit {run['commit'][:12]}), "
+        "the diffusion network of `ours` alone, without post-processing.",
+        "\n".join(rows),
+    ]
+
+
+def spread(score: dict[str, Any] | None, key: str, digits: int) -> str:
+    """Mean and interval, or a dash."""
+    return "–" if not score or not score.get(key) else interval(score[key], digits)
+
+
+def interval(score: dict[str, Any], digits: int) -> str:
+    """Mean [low, high]."""
+    low, high = score["ci95"]
+    return f"{score['mean']:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """A number, or a dash."""
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+if __name__ == "__main__":
+    main()
