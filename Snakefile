@@ -16,6 +16,7 @@ os.environ.update(
 
 
 include: "rules/common.smk"
+include: "rules/targets.smk"
 
 
 pathvars:

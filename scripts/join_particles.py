@@ -1,7 +1,7 @@
 """Rule join_particles: two restored halves in, one table out."""
 
+from cryorestore.joining import join_particles
 from cryorestore.logs import logged_step
-from cryorestore.restore import join_particles
 from cryorestore.steps import record_step
 
 with logged_step(snakemake.log[0]):

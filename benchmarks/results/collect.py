@@ -1,6 +1,7 @@
 """Keep a run's figures, and make docs/results.md from all that are kept.
 
 usage: python benchmarks/results/collect.py demo "make demo"      keeps results/demo as benchmarks/results/demo.json
+       python benchmarks/results/collect.py --clone LOG           keeps what `make demo`, `make demo`, `make test` printed in a fresh clone
        python benchmarks/results/collect.py --page                writes docs/results.md
 """
 
@@ -30,9 +31,24 @@ def main() -> None:
     """Keep one run, or write the page."""
     if sys.argv[1:] == ["--page"]:
         PAGE.write_text(page(), encoding="utf-8")
+    elif sys.argv[1] == "--clone":
+        write(HERE / "fresh_clone.json", clone_runs(Path(sys.argv[2]).read_text(encoding="utf-8")))
     else:
         name, command = sys.argv[1:]
-        (HERE / f"{name}.json").write_text(json.dumps(collected(name, command), indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        write(HERE / f"{name}.json", collected(name, command))
+
+
+def write(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON with sorted keys."""
+    path.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def clone_runs(log: str) -> dict[str, Any]:
+    """Seconds and memory of each target, and pytest's closing line."""
+    found = re.findall(r"^make (\S+): exit (\d+), (\d+) s, peak so far ([\d.]+) GiB", log, re.MULTILINE)
+    runs = [{"target": target, "exit": int(code), "seconds": int(seconds), "peak_gib": float(peak)} for target, code, seconds, peak in found]
+    closing = re.findall(r"=+ (.*passed.*) =+", log)
+    return {"machine": f"{os.cpu_count()} cores, {platform.machine()}, no GPU", "runs": runs, "pytest": closing[0] if closing else None}
 
 
 def collected(name: str, command: str) -> dict[str, Any]:
@@ -73,6 +89,9 @@ def page() -> str:
         file = HERE / f"{name}.json"
         if file.is_file():
             parts += [f"## {title}", *run_section(json.loads(file.read_text())), REMARKS[name]]
+    clone = HERE / "fresh_clone.json"
+    if clone.is_file():
+        parts += ["## A fresh clone", *clone_section(json.loads(clone.read_text()))]
     samplers = HERE.parent / "samplers/results.json"
     if samplers.is_file():
         parts += ["## Samplers", *sampler_section(json.loads(samplers.read_text()))]
@@ -126,6 +145,18 @@ def score_row(label: str, scores: dict[str, Any], key: str, last: list[str]) -> 
     cells = [spread(scores.get("psnr"), key, 2), spread(scores.get("nmse"), key, 3), spread(scores.get("ssim"), key, 3)]
     cells += [number((scores.get("frc05") or {}).get(key)), number((scores.get("slope") or {}).get(key), 3)]
     return "| " + " | ".join([label, *cells, *last]) + " |"
+
+
+def clone_section(clone: dict[str, Any]) -> list[str]:
+    """What the README's commands took in a fresh clone with an empty home."""
+    rows = ["| command | exit code | seconds | largest process so far (GiB) |", "|---|---|---|---|"]
+    rows += [f"| `make {run['target']}` | {run['exit']} | {run['seconds']} | {run['peak_gib']:.2f} |" for run in clone["runs"]]
+    return [
+        f"The README's commands, one after the other, in a fresh clone with no environment and an empty home "
+        f"({clone['machine']}); the first makes the environments, too.",
+        "\n".join(rows),
+        f"pytest's closing line: {clone['pytest']}.",
+    ]
 
 
 def sampler_section(run: dict[str, Any]) -> list[str]:

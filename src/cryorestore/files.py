@@ -24,7 +24,7 @@ _held_back: ContextVar[dict[Path, Path] | None] = ContextVar("held_back", defaul
 def files_together() -> Iterator[None]:
     """Hold back the files that are written inside (`atomic_path`): they appear one right after the other at the end, in their order, or none does.
 
-    Also a decorator, for a step whose outputs belong together.
+    Also a decorator, for a step whose outputs belong together and which reads none of them back: nothing written inside is on disk before the end.
     """
     waiting: dict[Path, Path] = {}
     token = _held_back.set(waiting)

@@ -8,10 +8,11 @@ import torch
 from cryorestore.controls import control_noise_only
 from cryorestore.errors import CryorestoreError
 from cryorestore.io.mrc import MrcStackReader
+from cryorestore.joining import join_particles
 from cryorestore.pairs import make_training_pairs
 from cryorestore.particles import ParticleTable
 from cryorestore.reconstruct import reconstruct_map
-from cryorestore.restore import join_particles, judge_evidence, restore_particles
+from cryorestore.restore import judge_evidence, restore_particles
 from helpers import BOX, simulate_particles, write_particles
 
 POSES = {"rotation_sigma": 3.0, "shift_sigma": 2.0, "posterior_rotations": (48, 32, 32)}

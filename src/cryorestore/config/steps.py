@@ -36,7 +36,7 @@ STEPS = {
     "train_postprocess": Step("training", "train_postprocess", "Train the post-processing network of a half."),
     "restore_particles": Step("restore", "restore_particles", "Restore a half with its own networks."),
     "restore_unposed": Step("restore", "restore_particles", "Restore the particles of a half that have no pose, by a method that needs none."),
-    "join_particles": Step("restore", "join_particles", "Join two restored halves in the order of their source."),
+    "join_particles": Step("joining", "join_particles", "Join two restored halves in the order of their source."),
     "control_noise_only": Step("controls", "control_noise_only", "Put noise through a method and see that none is taken for a particle."),
     "evaluate_restoration": Step("evaluate", "evaluate_restoration", "Score a method on held-out particles."),
     "write_summary": Step("summary", "write_summary", "Write the flat summary of a data set."),

@@ -32,7 +32,6 @@ def used_rows(table: ParticleTable) -> NDArray[np.int64]:
     return np.flatnonzero(used)
 
 
-@files_together()
 def reconstruct_map(
     *,
     star: str | Path,
@@ -80,9 +79,11 @@ def reconstruct_map(
     used = table.take(rows)
     pixel_size = used.pixel_size
     maps = BACKENDS[backend](used, symmetry=symmetry, program=program, threads=threads, scratch=Path(map).parent)
-    for volume, path in ((maps.full, map), (maps.odd, map_odd), (maps.even, map_even)):
-        _refuse_broken(volume, path, backend)
-        write_map(path, volume.numpy(), pixel_size=pixel_size)
+    # only here: a backend's own inputs must be on disk before its program starts
+    with files_together():
+        for volume, path in ((maps.full, map), (maps.odd, map_odd), (maps.even, map_even)):
+            _refuse_broken(volume, path, backend)
+            write_map(path, volume.numpy(), pixel_size=pixel_size)
 
 
 def _refuse_broken(volume: Tensor, path: str | Path, backend: str) -> None:
