@@ -12,6 +12,8 @@ from cryorestore.preflight_map import flipped, judge_hand, judge_pixel_size, rea
 from cryorestore.preflight_particles import load_small_particles, odd_even_agreement
 from helpers import PIXEL, simulate_particles, write_particles
 
+pytestmark = pytest.mark.slow
+
 COUNT = 200
 
 

@@ -17,6 +17,8 @@ from cryorestore.particles import ParticleTable
 from cryorestore.project_init import initialize_project
 from helpers import BOX, PIXEL, simulate_particles, write_particles
 
+pytestmark = pytest.mark.slow
+
 COUNT = 60
 
 

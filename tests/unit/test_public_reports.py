@@ -37,6 +37,8 @@ from cryorestore.split import split_particles
 from cryorestore.training import train_diffusion
 from helpers import blob_map
 
+pytestmark = pytest.mark.slow
+
 ORDER = [7, 2, 9, 1, 10, 4]
 FLAG = "rlnCtfDataAreCtfPremultiplied"
 

@@ -15,6 +15,8 @@ from cryorestore.reconstruct import reconstruct_map
 from cryorestore.restore import judge_evidence, restore_particles
 from helpers import BOX, simulate_particles, write_particles
 
+pytestmark = pytest.mark.slow
+
 POSES = {"rotation_sigma": 3.0, "shift_sigma": 2.0, "posterior_rotations": (48, 32, 32)}
 COUNT = 120
 

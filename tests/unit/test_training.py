@@ -17,6 +17,8 @@ from cryorestore.training_data import TrainingPairs
 from cryorestore.training_loop import Plan, StopRequest
 from cryorestore.training_tasks import normalized_error
 
+pytestmark = pytest.mark.slow
+
 BOX, COUNT = 16, 40
 
 

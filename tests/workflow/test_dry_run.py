@@ -128,6 +128,7 @@ def test_environments_have_the_versions_of_the_locks():
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_a_changed_module_reruns_the_steps_that_use_it_and_no_others(tmp_path):
     project = tmp_path / "project"
     project.mkdir()
