@@ -8,15 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cryorestore.batches import fixed_batches
 from cryorestore.ctf import ctf_2d
 from cryorestore.files import read_json, write_json
 from cryorestore.fsc import fourier_shell_correlation
-from cryorestore.logs import progress
 from cryorestore.masks import soft_sphere
 from cryorestore.particles import ParticleTable
 from cryorestore.reconstruct.native import BackProjector, backproject
 from cryorestore.reconstruct.step import used_rows
-from cryorestore.reference import coloured_noise
+from cryorestore.reference import seeded_noise
 from cryorestore.restore import Restorer, judge_evidence, load_restorer
 from cryorestore.seeds import derived_seeds
 
@@ -127,16 +127,14 @@ def _restore_noise(table: ParticleTable, restorer: Restorer, *, count: int, batc
     seeds = derived_seeds(seed, [str(number) for number in range(count)], purpose="noise-only control")
     projector, log_evidence = BackProjector(box_size), np.full(count, np.nan)
     with torch.no_grad():
-        for start in progress(range(0, count, batch_size), total=-(-count // batch_size), description="noise-only control"):
-            places = np.minimum(np.arange(start, start + batch_size), count - 1)
-            real, chosen = min(batch_size, count - start), rows[places]
-            white = torch.stack([torch.randn(box_size, box_size, generator=torch.Generator().manual_seed(seeds[place])) for place in places])
+        for places, real in fixed_batches(count, batch_size, description="noise-only control"):
+            chosen, drawn = rows[places], [seeds[place] for place in places]
             ctf = ctf_2d(parameters.take(chosen), box_size=box_size, pixel_size=pixel_size)
-            noise = coloured_noise(white, reference.noise_power)
-            restored = restorer(noise, ctf, rotations[chosen], shifts[chosen], [seeds[place] for place in places])
+            noise = seeded_noise(drawn, reference.noise_power, box_size=box_size)
+            restored = restorer(noise, ctf, rotations[chosen], shifts[chosen], drawn)
             backproject(restored.images[:real], ctf[:real], rotations[chosen[:real]], shifts[chosen[:real]], projector)
             if restored.log_evidence is not None:
-                log_evidence[start : start + real] = restored.log_evidence[:real].numpy()
+                log_evidence[places[:real]] = restored.log_evidence[:real].numpy()
     return projector.volume(), log_evidence
 
 

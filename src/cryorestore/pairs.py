@@ -13,17 +13,17 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 
+from cryorestore.batches import fixed_batches
 from cryorestore.belonging import refuse_premultiplied
 from cryorestore.conditions import IMAGE_CONDITIONS, POSE_CONDITIONS, ConditionMaker
 from cryorestore.ctf import ctf_2d
 from cryorestore.errors import CryorestoreError
-from cryorestore.files import atomic_path, read_json, write_json
+from cryorestore.files import atomic_path
 from cryorestore.geometry import perturb_rotations
-from cryorestore.logs import progress
 from cryorestore.particles import ParticleTable
 from cryorestore.project import FourierVolume
 from cryorestore.reconstruct.step import used_rows
-from cryorestore.reference import Reference, coloured_noise, estimate_reference
+from cryorestore.reference import Reference, estimate_reference, seeded_noise
 from cryorestore.seeds import derived_seeds
 
 
@@ -122,7 +122,6 @@ def make_training_pairs(
         max_resolution=max_resolution,
         seed=seed,
     )
-    reference.write(reference_map, noise_json)
     names = (*IMAGE_CONDITIONS, *(POSE_CONDITIONS if with_posterior else ()))
     maker = ConditionMaker(reference, names, rotation_sigma=rotation_sigma, shift_sigma=shift_sigma, posterior_rotations=posterior_rotations)
     drawn = _draw(table, kind, count, empty_fraction, rotation_sigma=rotation_sigma, shift_sigma=shift_sigma / table.pixel_size, seed=seed)
@@ -132,9 +131,10 @@ def make_training_pairs(
     config = {"kind": kind, "seed": seed, "pixel_size": reference.pixel_size, "validation_from": validation_from, "half": _only_half(table)}
     with atomic_path(pairs) as temporary:
         save_file(tensors, temporary, metadata={"config": json.dumps(config)})
+    beside: dict[str, Any] = {}
     if log_evidence is not None:
-        evidence = {"particles": log_evidence[~drawn.empty].tolist(), "empty": log_evidence[drawn.empty].tolist()}
-        write_json(noise_json, {**read_json(noise_json), "simulated_log_evidence": evidence})
+        beside["simulated_log_evidence"] = {"particles": log_evidence[~drawn.empty].tolist(), "empty": log_evidence[drawn.empty].tolist()}
+    reference.write(reference_map, noise_json, beside=beside)
 
 
 def _only_half(table: ParticleTable) -> int | None:
@@ -174,23 +174,19 @@ def _fill(
     tensors = {name: torch.zeros(count, box_size, box_size, dtype=torch.float16) for name in ("clean", *maker.names)}
     log_evidence = torch.zeros(count) if maker.needs_poses else None
     seeds = derived_seeds(seed, [str(number) for number in range(count)], purpose="training pair")
-    for start in progress(range(0, count, batch_size), total=-(-count // batch_size), description="training pairs"):
-        # the last batch is filled up with the last pair, so that every batch has one size and sums do not depend on it
-        places = np.minimum(np.arange(start, start + batch_size), count - 1)
-        real = min(batch_size, count - start)
+    for places, real in fixed_batches(count, batch_size, description="training pairs"):
         ctf = ctf_2d(parameters.take(drawn.rows[places]), box_size=box_size, pixel_size=reference.pixel_size)
         clean = _clean(slicer, ctf, drawn, places)
         if kind == "simulated":
-            white = torch.stack([torch.randn(box_size, box_size, generator=torch.Generator().manual_seed(seeds[place])) for place in places])
-            noisy = clean + coloured_noise(white, reference.noise_power)
+            noisy = clean + seeded_noise([seeds[place] for place in places], reference.noise_power, box_size=box_size)
         else:
             noisy = torch.from_numpy(table.load_images(drawn.rows[places]))
         rotations, shifts = torch.from_numpy(drawn.given_rotations[places]).float(), torch.from_numpy(drawn.given_shifts[places]).float()
         conditions = maker(noisy, ctf, rotations, shifts, [seeds[place] for place in places])
         for name, values in {"clean": clean, **conditions.channels}.items():
-            tensors[name][start : start + real] = values[:real].half()
+            tensors[name][places[:real]] = values[:real].half()
         if log_evidence is not None and conditions.log_evidence is not None:
-            log_evidence[start : start + real] = conditions.log_evidence[:real]
+            log_evidence[places[:real]] = conditions.log_evidence[:real]
     return tensors, log_evidence
 
 

@@ -1,8 +1,9 @@
 """What a half-set knows about itself: its FSC-weighted map, its noise, its signal; learned from that half alone."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,11 +44,11 @@ class Reference:
     fsc_weights: Float[Tensor, "shells"]
     amplitude: float
 
-    def write(self, reference_map: str | Path, noise_json: str | Path) -> None:
-        """Write the map, and everything else as JSON."""
+    def write(self, reference_map: str | Path, noise_json: str | Path, *, beside: Mapping[str, Any] | None = None) -> None:
+        """Write the map, and everything else as JSON, with what is to stand `beside` it there."""
         write_map(reference_map, self.volume.numpy(), pixel_size=self.pixel_size)
         spectra = {name: getattr(self, name).tolist() for name in ("noise_power", "signal_power", "map_error_power", "fsc_weights")}
-        write_json(noise_json, {**spectra, "amplitude": self.amplitude, "max_shell": self.max_shell, "pixel_size": self.pixel_size})
+        write_json(noise_json, {**spectra, "amplitude": self.amplitude, "max_shell": self.max_shell, "pixel_size": self.pixel_size, **(beside or {})})
 
     @classmethod
     def read(cls, reference_map: str | Path, noise_json: str | Path) -> "Reference":
@@ -179,6 +180,12 @@ def _slice_power(volume: Tensor, max_shell: int, seed: int) -> Tensor:
     shells = volume.shape[-1] // 2 + 1
     sums, counts = (torch.zeros(shells).index_add_(0, shell, values) for values in (power, weight))
     return sums / counts.clamp_min(1.0)
+
+
+def seeded_noise(seeds: Sequence[int], noise_power: Float[Tensor, "shells"], *, box_size: int) -> Float[Tensor, "n box box"]:
+    """One noise image a seed, with the given power per shell."""
+    white = torch.stack([torch.randn(box_size, box_size, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+    return coloured_noise(white, noise_power)
 
 
 def coloured_noise(white: Float[Tensor, "n box box"], noise_power: Float[Tensor, "shells"]) -> Float[Tensor, "n box box"]:

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cryorestore.batches import fixed_batches
 from cryorestore.belonging import check_restorable
 from cryorestore.conditions import ConditionMaker
 from cryorestore.ctf import ctf_2d
@@ -21,7 +22,7 @@ from cryorestore.errors import CryorestoreError
 from cryorestore.files import atomic_path, files_together
 from cryorestore.identity import particle_identities
 from cryorestore.io.mrc import MrcStackWriter
-from cryorestore.logs import get_logger, progress
+from cryorestore.logs import get_logger
 from cryorestore.particles import ParticleTable
 from cryorestore.postprocess import PostProcessor, load_postprocess
 from cryorestore.reconstruct.step import ACCEPTED_COLUMN
@@ -219,9 +220,7 @@ def _restored_batches(table: ParticleTable, restorer: Restorer, *, batch_size: i
     posed = restorer.conditions.needs_poses
     rotations = torch.from_numpy(table.rotation_matrices()).float() if posed else torch.eye(3).expand(count, 3, 3)
     shifts = torch.from_numpy(-table.origins() / pixel_size).float()
-    for start in progress(range(0, count, batch_size), total=-(-count // batch_size), description="restore particles"):
-        rows = np.minimum(np.arange(start, start + batch_size), count - 1)
-        real = min(batch_size, count - start)
+    for rows, real in fixed_batches(count, batch_size, description="restore particles"):
         images = torch.from_numpy(table.load_images(rows))
         ctf = ctf_2d(parameters.take(rows), box_size=box_size, pixel_size=pixel_size)
         restored = restorer(images, ctf, rotations[rows], shifts[rows], [seeds[row] for row in rows])
