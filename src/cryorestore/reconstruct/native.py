@@ -1,4 +1,4 @@
-"""Reconstruction by insertion of central slices, weighted with the CTF, on a padded grid (trilinear, with its gridding correction)."""
+"""Reconstruction by adding central slices, weighted with the CTF, to a padded grid, and solving for the map that fits them best."""
 
 import copy
 import itertools
@@ -8,31 +8,27 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Complex, Float
-from scipy.fft import next_fast_len
 from torch import Tensor
 
 from cryorestore.coefficients import CoefficientSet
 from cryorestore.ctf import ctf_2d
+from cryorestore.fsc import fourier_shell_correlation
 from cryorestore.geometry import symmetry_matrices
 from cryorestore.masks import soft_sphere
 from cryorestore.particles import ParticleTable
 from cryorestore.project import PADDING
+from cryorestore.reconstruct.least_squares import NormalEquations, signal_to_noise
 from cryorestore.reconstruct.maps import HalfMaps
 from cryorestore.slicing import add_slices, add_slices_on_device, grid_shape
 
 _BATCH = 64
-_WEIGHT_FLOOR = 1e-3
-"""A grid point's weight is at least this share of its shell's mean, as in RELION."""
-
-_GRIDDING_ITERATIONS = 10
-_BLOB_RADIUS, _BLOB_ALPHA = 1.9, 15.0
 _CONJUGATE = torch.tensor([1.0, -1.0, 1.0])
 _CORNER_EDGE = 3.0
 """Width (px) of the soft edge outside the sphere that touches the box: its corners hold aliases, and RELION clears them likewise."""
 
 
 class BackProjector:
-    """Accumulate CTF-weighted slices; `volume()` divides by the accumulated CTF^2.
+    """Accumulate CTF-weighted slices and CTF^2; `volume()` solves for the map.
 
     Only x >= 0 is kept: sums of real parts, imaginary parts and CTF^2 at each grid point (`slicing.grid_shape`).
 
@@ -97,47 +93,47 @@ class BackProjector:
         sums[:, :, 0] += sums[:, :, 0].flip((0, 1)) * _CONJUGATE
         return sums
 
+    def equations(self) -> NormalEquations:
+        """What the inserted images ask of the map."""
+        box_size, padded = self.box_size, self.box_size * PADDING
+        real, imaginary, weight = self._closed().unbind(-1)
+        start = padded // 2 - box_size // 2
+        inner = slice(start, start + box_size)
+        # adding to eight points has smoothed the transform, which multiplied real space with a sinc^2: divided out here
+        right = self._to_real(torch.complex(real, imaginary))[inner, inner, inner] / _window(box_size, padded) * box_size
+        kernel = self._to_real(weight.to(torch.complex64)) / _window(padded, padded)
+        return NormalEquations(right, torch.fft.rfftn(torch.fft.ifftshift(kernel)).real, self._mean_weight(weight))
+
     def volume(self) -> Float[Tensor, "box box box"]:
         """The map in the grey scale of the images."""
-        real, imaginary, weight = self._closed().unbind(-1)
-        gridding = self._gridding_weights(self._floored(weight))
-        return self._to_real(torch.complex(real * gridding, imaginary * gridding))
+        return cleared_corners(self.equations().solve())
 
-    def _gridding_weights(self, weight: Tensor) -> Tensor:
-        """What to multiply the sums with: 1 / weight, iterated until it stays so after smoothing with a Kaiser-Bessel blob (Pipe and Menon 1999)."""
-        size = next_fast_len(2 * self._reach + 2, real=True)
-        size += size % 2
-        blob = _blob_transform(size)
-        inside = self._radius() <= PADDING * (self.coefficients.max_shell + 1)
-        gridding = inside.float()
-        for _ in range(_GRIDDING_ITERATIONS):
-            real = torch.fft.irfftn(_wrapped(gridding * weight, size), s=(size,) * 3) * blob
-            spread = torch.fft.rfftn(real).real
-            gridding = gridding / _unwrapped(spread, self._reach).abs().clamp_min(1e-6)
-        return gridding * inside
-
-    def _radius(self) -> Tensor:
+    def _mean_weight(self, weight: Tensor) -> Float[Tensor, "shells"]:
         axis, x = torch.arange(-self._reach, self._reach + 1), torch.arange(self._reach + 2)
-        return (axis[:, None, None] ** 2 + axis[:, None] ** 2 + x**2).float().sqrt()
-
-    def _floored(self, weight: Tensor) -> Tensor:
-        shell = (self._radius() / PADDING).round().long()
-        sums = torch.zeros(int(shell.max()) + 1, dtype=torch.float64).index_add_(0, shell.flatten(), weight.flatten().double())
-        mean = sums / torch.bincount(shell.flatten(), minlength=len(sums)).clamp_min(1)
-        return torch.maximum(weight, (mean.float() * _WEIGHT_FLOOR).clamp_min(1e-12)[shell])
+        radius = (axis[:, None, None] ** 2 + axis[:, None] ** 2 + x**2).float().sqrt()
+        shell = (radius / PADDING).round().long().flatten().to(weight.device)
+        sums = torch.zeros(int(shell.max()) + 1, dtype=torch.float64, device=weight.device).index_add_(0, shell, weight.flatten().double())
+        return (sums / torch.bincount(shell)).float()[: self.box_size // 2]
 
     def _to_real(self, transform: Tensor) -> Tensor:
-        box_size, padded = self.box_size, self.box_size * PADDING
+        """Real space of twice the box, its centre in the middle."""
+        padded = self.box_size * PADDING
         reach = min(self._reach, padded // 2 - 1)
         inner = slice(self._reach - reach, self._reach + reach + 1)
-        grid = _wrapped(transform[inner, inner, : reach + 1], padded)
-        real = torch.fft.fftshift(torch.fft.irfftn(grid, s=(padded,) * 3)) * box_size
-        start = padded // 2 - box_size // 2
-        cropped = real[start : start + box_size, start : start + box_size, start : start + box_size]
-        correction = torch.sinc((torch.arange(box_size) - box_size // 2) / padded).square()
-        corrected = cropped / (correction[:, None, None] * correction[:, None] * correction)
-        cleared: Tensor = corrected * soft_sphere(box_size, box_size / 2, _CORNER_EDGE)
-        return cleared
+        shifted: Tensor = torch.fft.fftshift(torch.fft.irfftn(_wrapped(transform[inner, inner, : reach + 1], padded), s=(padded,) * 3))
+        return shifted
+
+
+def cleared_corners(volume: Float[Tensor, "box box box"]) -> Float[Tensor, "box box box"]:
+    """The map inside the sphere that touches the box: its corners hold aliases, and RELION clears them likewise."""
+    box_size = volume.shape[-1]
+    return volume * soft_sphere(box_size, box_size / 2, _CORNER_EDGE).to(volume.device)
+
+
+def _window(size: int, padded: int) -> Float[Tensor, "size size size"]:
+    """What trilinear shares multiply real space with, about its centre."""
+    window = torch.sinc((torch.arange(size) - size // 2) / padded).square()
+    return window[:, None, None] * window[:, None] * window
 
 
 def _wrapped(centred: Tensor, size: int) -> Tensor:
@@ -149,15 +145,6 @@ def _wrapped(centred: Tensor, size: int) -> Tensor:
     return grid
 
 
-def _unwrapped(grid: Tensor, reach: int) -> Tensor:
-    """Inverse of `_wrapped`, as far as `slicing.grid_shape` goes."""
-    shape = grid_shape(reach)
-    centred = grid.new_empty(shape)
-    for here, there in itertools.product(_ends(reach), repeat=2):
-        centred[_shifted(here, shape[0]), _shifted(there, shape[0])] = grid[here, there, : shape[2]]
-    return centred
-
-
 def _ends(reach: int) -> tuple[slice, slice]:
     """Where 0 to r and -r to -1 stand along an axis of a transform."""
     return slice(0, reach + 1), slice(-reach, None)
@@ -166,17 +153,6 @@ def _ends(reach: int) -> tuple[slice, slice]:
 def _shifted(end: slice, deep: int) -> slice:
     """Where the same points stand when 0 is in the middle."""
     return slice(deep // 2, deep) if end.start == 0 else slice(0, deep // 2)
-
-
-def _blob_transform(size: int) -> Tensor:
-    """Transform of the Kaiser-Bessel blob (Lewitt 1990; order 0, RELION's radius and alpha) on a grid of `size` points; 1 at the origin."""
-    axis = torch.fft.fftfreq(size, 1 / size).double() / size
-    frequency = (axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2).sqrt()
-    argument = _BLOB_ALPHA**2 - (2 * torch.pi * _BLOB_RADIUS * PADDING * frequency) ** 2
-    x = argument.abs().sqrt().clamp_min(1e-3)
-    value = torch.where(argument > 0, x * torch.cosh(x) - torch.sinh(x), torch.sin(x) - x * torch.cos(x)) / x**3
-    transform: Tensor = (value / value[0, 0, 0]).float()
-    return transform
 
 
 def backproject(
@@ -215,4 +191,11 @@ def reconstruct_native(table: ParticleTable, *, symmetry: str, program: str, thr
                     images[chosen], ctf[chosen], rotations[picked] @ operator, shifts[picked], accumulator, premultiplied=table.ctf_premultiplied
                 )
     odd, even = (accumulator.symmetrised(operators) for accumulator in accumulators) if on_grid else accumulators
-    return HalfMaps(full=odd.merged(even).volume(), odd=odd.volume(), even=even.volume())
+    return solve_halves(odd.equations(), even.equations(), pixel_size=pixel_size)
+
+
+def solve_halves(odd: NormalEquations, even: NormalEquations, *, pixel_size: float) -> HalfMaps:
+    """Solve for odd and even images, and for all of them with the signal-to-noise ratio that the correlation of these two shows."""
+    odd_map, even_map = cleared_corners(odd.solve()), cleared_corners(even.solve())
+    correlation = fourier_shell_correlation(odd_map, even_map, pixel_size=pixel_size).correlation
+    return HalfMaps(full=cleared_corners((odd + even).solve(signal_to_noise=signal_to_noise(correlation))), odd=odd_map, even=even_map)
