@@ -29,7 +29,7 @@ export MKL_NUM_THREADS ?= 1
 export MPLBACKEND := Agg
 export PYTHONNOUSERSITE := 1
 
-.PHONY: help setup demo demo-real test check lint types unit docs lock clean clean-results distclean
+.PHONY: help setup demo demo-real test bench-extraction bench-extraction-quick test-slurm soak check lint types unit docs lock clean clean-results distclean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -44,8 +44,21 @@ demo-real: $(PRODUCT) $(PEERS) ## the whole chain on experimental apoferritin mi
 	$(BIN)/snakemake --profile profiles/local --config datasets='[empiar-10146]'
 	@$(call print_headline,empiar-10146)
 
-test: $(DEV) $(PEERS) ## all tests; those whose data or programs are missing say so and are skipped
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile --durations 10
+test: $(DEV) $(PEERS) ## all tests but test-slurm; those whose data or programs are missing say so and are skipped
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --durations 10 -m 'not slurm'
+
+test-slurm: $(DEV) ## the tiny chain on a real SLURM of this machine, interrupted in many ways (Debian, root)
+	$(BIN)/pytest -m slurm -s --durations 10 tests/slurm
+
+soak: $(DEV) ## kill -9 at 50 random moments of the tiny chain, each run to its end again (an hour or more; goes on where it was stopped)
+	$(BIN)/python benchmarks/soak/soak.py
+
+bench-extraction: $(PRODUCT) ## extraction and normalization beside relion_preprocess, then their memory (an hour; quiet machine)
+	$(BIN)/python benchmarks/extraction/measure.py
+	$(BIN)/python benchmarks/extraction/measure.py --memory
+
+bench-extraction-quick: $(PRODUCT) ## the same with small sets, at most four minutes
+	$(BIN)/python benchmarks/extraction/measure.py --quick
 
 check: lint types unit ## lint, types, unit tests and dry-runs, in two minutes
 

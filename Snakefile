@@ -23,6 +23,9 @@ pathvars:
     results=CONFIGURATION.results,
 
 
+container: CONFIGURATION.container
+
+
 wildcard_constraints:
     dataset=one_of(CONFIGURATION.settings),
     stack=r"raw|restored\.[a-z0-9+-]+",
@@ -32,6 +35,7 @@ wildcard_constraints:
 
 localrules:
     all,
+    reprocess,
     restore,
     reconstruct,
     report,
@@ -41,10 +45,14 @@ rule all:
     """Everything that the configured data sets allow."""
     default_target: True
     input:
-        prepared_targets(),
-        reconstruct_targets(),
-        restore_targets(),
-        report_targets(),
+        all_targets(),
+
+
+rule reprocess:
+    """Everything of every data set and a table of them all; a data set that fails leaves the others running."""
+    input:
+        all_targets(),
+        "<results>/datasets.html",
 
 
 rule restore:
@@ -63,6 +71,16 @@ rule report:
     """Summary and report of every data set."""
     input:
         report_targets(),
+
+
+onstart:
+    check_disk()
+    check_cluster()
+
+
+onerror:
+    if "reprocess" in workflow.dag_settings.targets:
+        summarize_unfinished(log)
 
 
 include: "rules/prepare.smk"

@@ -14,6 +14,7 @@ except CryorestoreError as error:
     raise WorkflowError(str(error)) from None
 
 GIB = 1024  # MB
+HOUR = 60  # minutes
 LIBRARY_MB = 900  # torch and what comes with it
 
 
@@ -22,7 +23,16 @@ def settings_of(wildcards):
 
 
 def one_of(names):
-    return "|".join(names)
+    return "|".join(names) or "(?!)"
+
+
+def datasets_restored_in(several_shards):
+    """The data sets that are restored in several shards, or the others, as a constraint of the wildcard."""
+    return one_of(
+        name
+        for name, settings in CONFIGURATION.settings.items()
+        if (settings["restore"]["shards"] > 1) == several_shards
+    )
 
 
 # Parameters
@@ -46,9 +56,11 @@ def code_version(step):
 
 
 def work_folder(wildcards, step):
-    """Where training keeps its state; not an output, which Snakemake would delete on failure."""
-    name = f"{wildcards.method}_half{wildcards.half}"
-    return f"{CONFIGURATION.results}/{wildcards.dataset}/work/{step}/{name}"
+    """Where a step that can be taken up again keeps its state; not an output, which Snakemake would delete on failure."""
+    folder = f"{CONFIGURATION.results}/{wildcards.dataset}/work/{step}"
+    if "method" not in wildcards.keys():
+        return folder
+    return f"{folder}/{wildcards.method}_half{wildcards.half}"
 
 
 def dataset_methods(wildcards):
@@ -63,9 +75,56 @@ def compute_threads(wildcards):
     return settings_of(wildcards)["compute"]["threads"]
 
 
+def escalating(amount, most=4):
+    """Memory or run time that doubles with every attempt, up to `most` times `amount`, which is a number or a function of the wildcards."""
+
+    def resource(wildcards, attempt):
+        first = amount(wildcards) if callable(amount) else amount
+        return first * min(2 ** (attempt - 1), most)
+
+    return resource
+
+
 def gpus(wildcards):
-    """One GPU where the configuration demands one; profiles ask for it by set-resources where it is `auto`."""
-    return int(settings_of(wildcards)["compute"]["device"] == "cuda")
+    """One GPU, unless the configuration computes on the CPU; `auto` does without where it finds none."""
+    return int(settings_of(wildcards)["compute"]["device"] != "cpu")
+
+
+def compute_processes(wildcards):
+    """Processes that train one network together."""
+    return settings_of(wildcards)["compute"]["processes"]
+
+
+def compute_nodes(wildcards):
+    """Machines that they are spread over."""
+    return settings_of(wildcards)["compute"]["nodes"]
+
+
+def per_node(amount):
+    """What the training processes of one machine take together, from what one of them takes."""
+    return (
+        lambda wildcards: amount(wildcards)
+        * compute_processes(wildcards)
+        // compute_nodes(wildcards)
+    )
+
+
+def across_nodes(resource):
+    """A resource of jobs on several machines, which are SLURM's MPI jobs; unset on one."""
+    return lambda wildcards: (
+        resource(wildcards) if compute_nodes(wildcards) > 1 else None
+    )
+
+
+def training_threads(wildcards):
+    """Threads of all training processes on one machine; of each, where SLURM starts them as tasks."""
+    shared = compute_nodes(wildcards) == 1
+    return (per_node(compute_threads) if shared else compute_threads)(wildcards)
+
+
+def training_gpus(wildcards):
+    """As `gpus`, for each training process."""
+    return gpus(wildcards) * compute_processes(wildcards)
 
 
 def box_of(wildcards):
@@ -94,6 +153,11 @@ def memory_for_network(section):
 # Files
 
 
+def intermediate(path):
+    """A large file that only the next step reads: temporary, unless the configuration keeps it."""
+    return path if CONFIGURATION.keep_intermediates else temp(path)
+
+
 def incoming(key):
     """A file of the data set's input; nothing where it has none."""
     return lambda wildcards: cryorestore.config.input_files(settings_of(wildcards)).get(
@@ -111,8 +175,18 @@ def picked_input(wildcards):
             "particles_star": "<results>/{dataset}/simulated/particles.star",
         }
     files = cryorestore.config.input_files(settings)
-    keys = ("micrographs_star", "coordinates", "particles_star")
+    keys = ("micrographs_star", "particles_star")
     return {key: files[key] for key in keys if key in files}
+
+
+def picks(wildcards):
+    """Where experimental picks are: a parameter, since thousands of input files a data set would be slow to plan with."""
+    return cryorestore.config.picks(settings_of(wildcards))
+
+
+def picks_version(wildcards):
+    """Changes with the pick files, so that extraction is run again."""
+    return cryorestore.config.picks_version(settings_of(wildcards))
 
 
 def unprocessed_particles(wildcards):
@@ -120,6 +194,12 @@ def unprocessed_particles(wildcards):
     extracted = settings_of(wildcards)["input"]["kind"] in ("simulation", "micrographs")
     folder = "extracted" if extracted else "imported"
     return f"<results>/{{dataset}}/{folder}/particles.star"
+
+
+def preflight_map(wildcards):
+    """A map to judge hand and pixel size by, where one is named; a simulation's truth is for scoring only."""
+    files = cryorestore.config.input_files(settings_of(wildcards))
+    return {key: files[key] for key in ("reference_map",) if key in files}
 
 
 def imported_particles(wildcards):
@@ -157,6 +237,15 @@ def deviation_stack(wildcards, half=None):
     return f"{folder}/half{half or wildcards.half}/deviation.mrcs"
 
 
+def shard_folders(wildcards):
+    """The restored shards of a half, in order."""
+    shards = settings_of(wildcards)["restore"]["shards"]
+    return [
+        f"<results>/{{dataset}}/restored.{{method}}/half{{half}}/shards/{shard}-of-{shards}"
+        for shard in range(1, shards + 1)
+    ]
+
+
 def is_simulated(settings):
     return settings["input"]["kind"] == "simulation"
 
@@ -171,6 +260,15 @@ def true_map(wildcards):
 
 def has_true_map(settings):
     return is_simulated(settings) or settings["input"]["reference_map"] is not None
+
+
+def fsc_mask(wildcards):
+    """The mask that the half-maps of every stack are correlated under; nothing without one."""
+    settings = settings_of(wildcards)
+    if settings["fsc"]["mask"] == "none":
+        return {}
+    given = cryorestore.config.input_files(settings).get("fsc_mask")
+    return {"mask_file": given or "<results>/{dataset}/raw/fsc_mask.mrc"}
 
 
 def truth_input(wildcards):

@@ -18,8 +18,8 @@ rule control_noise_only:
         "../envs/network.yaml"
     threads: compute_threads
     resources:
-        mem_mb=memory_for_network("diffusion"),
-        runtime="4h",
+        mem_mb=escalating(memory_for_network("diffusion")),
+        runtime=escalating(4 * HOUR),
         gpu=gpus,
     params:
         step=step_parameters("control_noise_only"),

@@ -23,8 +23,8 @@ rule evaluate_restoration:
         "../envs/analysis.yaml"
     threads: compute_threads
     resources:
-        mem_mb=memory_for_images(images=128, copies=40),
-        runtime="1h",
+        mem_mb=escalating(memory_for_images(images=128, copies=40)),
+        runtime=escalating(1 * HOUR),
     params:
         step=step_parameters("evaluate_restoration"),
         deviation1=partial(deviation_stack, half=1),

@@ -16,8 +16,8 @@ rule simulate_micrographs:
         "../envs/prepare.yaml"
     threads: 1
     resources:
-        mem_mb=4 * GIB,
-        runtime="30m",
+        mem_mb=escalating(4 * GIB),
+        runtime=escalating(30),
     params:
         step=step_parameters("simulate_micrographs"),
         code_version=code_version("simulate_micrographs"),
@@ -30,7 +30,7 @@ rule extract_particles:
     input:
         unpack(picked_input),
     output:
-        stack="<results>/{dataset}/extracted/particles.mrcs",
+        stack=intermediate("<results>/{dataset}/extracted/particles.mrcs"),
         star="<results>/{dataset}/extracted/particles.star",
         rejects_star="<results>/{dataset}/extracted/rejects.star",
     log:
@@ -41,10 +41,13 @@ rule extract_particles:
         "../envs/prepare.yaml"
     threads: compute_threads
     resources:
-        mem_mb=4 * GIB,
-        runtime="2h",
+        mem_mb=escalating(4 * GIB),
+        runtime=escalating(2 * HOUR),
     params:
         step=step_parameters("extract_particles"),
+        picks=picks,
+        picks_version=picks_version,
+        work_dir=partial(work_folder, step="extract_particles"),
         code_version=code_version("extract_particles"),
     script:
         "../scripts/extract_particles.py"
@@ -64,8 +67,8 @@ rule import_particles:
         "../envs/prepare.yaml"
     threads: 1
     resources:
-        mem_mb=2 * GIB,
-        runtime="30m",
+        mem_mb=escalating(2 * GIB),
+        runtime=escalating(30),
     params:
         step=step_parameters("import_particles"),
         code_version=code_version("import_particles"),
@@ -80,18 +83,20 @@ rule normalize_particles:
     output:
         normalized_stack="<results>/{dataset}/normalized/particles.mrcs",
         normalized_star="<results>/{dataset}/normalized/particles.star",
+        normalized_cs="<results>/{dataset}/normalized/particles.cs",
         statistics_csv="<results>/{dataset}/normalized/statistics.csv",
         rejects_star="<results>/{dataset}/normalized/rejects.star",
+        noise_spectra="<results>/{dataset}/normalized/noise_spectra.csv",
     log:
         "<logs>/normalize_particles/{dataset}.log",
     benchmark:
         "<benchmarks>/normalize_particles/{dataset}.tsv"
     conda:
         "../envs/prepare.yaml"
-    threads: 1
+    threads: compute_threads
     resources:
-        mem_mb=memory_for_images(images=512, copies=12),
-        runtime="2h",
+        mem_mb=escalating(memory_for_images(images=64, copies=12)),
+        runtime=escalating(2 * HOUR),
     params:
         step=step_parameters("normalize_particles"),
         code_version=code_version("normalize_particles"),
@@ -99,9 +104,34 @@ rule normalize_particles:
         "../scripts/normalize_particles.py"
 
 
-rule split_particles:
-    """Split into half-sets, set some particles apart for scoring, and list those without poses."""
+rule preflight:
+    """Judge a few hundred particles before anything costly; ends the run where they contradict their table."""
     input:
+        unpack(preflight_map),
+        star="<results>/{dataset}/normalized/particles.star",
+    output:
+        preflight_json="<results>/{dataset}/normalized/preflight.json",
+    log:
+        "<logs>/preflight/{dataset}.log",
+    benchmark:
+        "<benchmarks>/preflight/{dataset}.tsv"
+    conda:
+        "../envs/reconstruct.yaml"
+    threads: 1
+    resources:
+        mem_mb=escalating(3 * GIB),
+        runtime=escalating(30),
+    params:
+        step=step_parameters("preflight"),
+        code_version=code_version("preflight"),
+    script:
+        "../scripts/preflight.py"
+
+
+rule split_particles:
+    """Split into half-sets, set some particles apart for scoring, and list those without poses; after the preflight."""
+    input:
+        "<results>/{dataset}/normalized/preflight.json",
         star="<results>/{dataset}/normalized/particles.star",
     output:
         half1_star="<results>/{dataset}/raw/half1/particles.star",
@@ -116,8 +146,8 @@ rule split_particles:
         "../envs/prepare.yaml"
     threads: 1
     resources:
-        mem_mb=2 * GIB,
-        runtime="30m",
+        mem_mb=escalating(2 * GIB),
+        runtime=escalating(30),
     params:
         step=step_parameters("split_particles"),
         code_version=code_version("split_particles"),

@@ -14,8 +14,8 @@ rule reconstruct_map:
         "../envs/reconstruct.yaml"
     threads: compute_threads
     resources:
-        mem_mb=memory_for_maps(copies=40),
-        runtime="4h",
+        mem_mb=escalating(memory_for_maps(copies=40)),
+        runtime=escalating(4 * HOUR),
     params:
         step=step_parameters("reconstruct_map"),
         code_version=code_version("reconstruct_map"),
@@ -23,9 +23,35 @@ rule reconstruct_map:
         "../scripts/reconstruct_map.py"
 
 
+rule make_fsc_mask:
+    """Make the mask of a data set's curves, of the raw half-maps; one for every stack, so that curves can be compared."""
+    input:
+        half_map_1="<results>/{dataset}/raw/half1/map.mrc",
+        half_map_2="<results>/{dataset}/raw/half2/map.mrc",
+    output:
+        mask="<results>/{dataset}/raw/fsc_mask.mrc",
+        figures="<results>/{dataset}/raw/fsc_mask.json",
+    log:
+        "<logs>/make_fsc_mask/{dataset}.log",
+    benchmark:
+        "<benchmarks>/make_fsc_mask/{dataset}.tsv"
+    conda:
+        "../envs/analysis.yaml"
+    threads: 1
+    resources:
+        mem_mb=escalating(memory_for_maps(copies=24)),
+        runtime=escalating(30),
+    params:
+        step=step_parameters("make_fsc_mask"),
+        code_version=code_version("make_fsc_mask"),
+    script:
+        "../scripts/make_fsc_mask.py"
+
+
 rule compute_fsc:
     """Correlate the two half-maps of one stack of a data set."""
     input:
+        unpack(fsc_mask),
         half_map_1="<results>/{dataset}/{stack}/half1/map.mrc",
         half_map_2="<results>/{dataset}/{stack}/half2/map.mrc",
     output:
@@ -36,6 +62,9 @@ rule compute_fsc:
             category="{dataset}",
         ),
         figures="<results>/{dataset}/{stack}/fsc.json",
+        star="<results>/{dataset}/{stack}/fsc.star",
+        xml="<results>/{dataset}/{stack}/fsc_emdb.xml",
+        picture="<results>/{dataset}/{stack}/fsc.png",
     log:
         "<logs>/compute_fsc/{dataset}_{stack}.log",
     benchmark:
@@ -44,8 +73,8 @@ rule compute_fsc:
         "../envs/analysis.yaml"
     threads: 1
     resources:
-        mem_mb=memory_for_maps(copies=12),
-        runtime="15m",
+        mem_mb=escalating(memory_for_maps(copies=24)),
+        runtime=escalating(1 * HOUR),
     params:
         step=step_parameters("compute_fsc"),
         code_version=code_version("compute_fsc"),
@@ -54,8 +83,9 @@ rule compute_fsc:
 
 
 rule compute_truth_fsc:
-    """Correlate the mean of two half-maps with the true map of a simulation, or with a published map."""
+    """Correlate the mean of two half-maps with the true map of a simulation, or with a published map, and check that they lie on each other."""
     input:
+        unpack(fsc_mask),
         half_map_1="<results>/{dataset}/{stack}/half1/map.mrc",
         half_map_2="<results>/{dataset}/{stack}/half2/map.mrc",
         truth_map=true_map,
@@ -67,6 +97,7 @@ rule compute_truth_fsc:
             category="{dataset}",
         ),
         figures="<results>/{dataset}/{stack}/fsc_truth.json",
+        picture="<results>/{dataset}/{stack}/fsc_truth.png",
     log:
         "<logs>/compute_truth_fsc/{dataset}_{stack}.log",
     benchmark:
@@ -75,10 +106,70 @@ rule compute_truth_fsc:
         "../envs/analysis.yaml"
     threads: 1
     resources:
-        mem_mb=memory_for_maps(copies=12),
-        runtime="15m",
+        mem_mb=escalating(memory_for_maps(copies=24)),
+        runtime=escalating(30),
     params:
         step=step_parameters("compute_truth_fsc"),
         code_version=code_version("compute_truth_fsc"),
     script:
         "../scripts/compute_truth_fsc.py"
+
+
+rule sharpen_map:
+    """Sharpen the mean of the raw half-maps; restored particles have no sharpened map."""
+    input:
+        half_map_1="<results>/{dataset}/raw/half1/map.mrc",
+        half_map_2="<results>/{dataset}/raw/half2/map.mrc",
+        curve="<results>/{dataset}/raw/fsc.csv",
+        figures="<results>/{dataset}/raw/fsc.json",
+    output:
+        map="<results>/{dataset}/raw/sharpened.mrc",
+        guinier="<results>/{dataset}/raw/guinier.csv",
+        plot=report(
+            "<results>/{dataset}/raw/guinier.svg",
+            caption="../report/guinier.rst",
+            category="{dataset}",
+        ),
+        star="<results>/{dataset}/raw/guinier.star",
+        sharpening="<results>/{dataset}/raw/sharpened.json",
+    log:
+        "<logs>/sharpen_map/{dataset}.log",
+    benchmark:
+        "<benchmarks>/sharpen_map/{dataset}.tsv"
+    conda:
+        "../envs/analysis.yaml"
+    threads: 1
+    resources:
+        mem_mb=escalating(memory_for_maps(copies=16)),
+        runtime=escalating(30),
+    params:
+        step=step_parameters("sharpen_map"),
+        code_version=code_version("sharpen_map"),
+    script:
+        "../scripts/sharpen_map.py"
+
+
+rule map_local_resolution:
+    """Map the local resolution of the raw half-maps."""
+    input:
+        unpack(fsc_mask),
+        half_map_1="<results>/{dataset}/raw/half1/map.mrc",
+        half_map_2="<results>/{dataset}/raw/half2/map.mrc",
+    output:
+        map="<results>/{dataset}/raw/local_resolution.mrc",
+        figures="<results>/{dataset}/raw/local_resolution.json",
+    log:
+        "<logs>/map_local_resolution/{dataset}.log",
+    benchmark:
+        "<benchmarks>/map_local_resolution/{dataset}.tsv"
+    conda:
+        "../envs/analysis.yaml"
+    threads: compute_threads
+    resources:
+        mem_mb=escalating(memory_for_maps(copies=16)),
+        runtime=escalating(4 * HOUR),
+    params:
+        step=step_parameters("map_local_resolution"),
+        code_version=code_version("map_local_resolution"),
+    script:
+        "../scripts/map_local_resolution.py"

@@ -17,8 +17,8 @@ rule write_summary:
         "../envs/analysis.yaml"
     threads: 1
     resources:
-        mem_mb=1 * GIB,
-        runtime="10m",
+        mem_mb=escalating(1 * GIB),
+        runtime=escalating(10),
     params:
         step=step_parameters("write_summary"),
         dataset="{dataset}",
@@ -65,8 +65,8 @@ rule write_report:
         "../envs/analysis.yaml"
     threads: 1
     resources:
-        mem_mb=memory_for_maps(copies=12),
-        runtime="15m",
+        mem_mb=escalating(memory_for_maps(copies=12)),
+        runtime=escalating(15),
     params:
         step=step_parameters("write_report"),
         benchmarks=step_benchmarks,
@@ -74,3 +74,28 @@ rule write_report:
         code_version=code_version("write_report"),
     script:
         "../scripts/write_report.py"
+
+
+rule summarize_datasets:
+    """Write the table of all data sets of this run."""
+    input:
+        all_targets(),
+    output:
+        table="<results>/datasets.tsv",
+        summary="<results>/datasets.json",
+        page="<results>/datasets.html",
+    log:
+        "<logs>/summarize_datasets/all.log",
+    benchmark:
+        "<benchmarks>/summarize_datasets/all.tsv"
+    conda:
+        "../envs/analysis.yaml"
+    threads: 1
+    resources:
+        mem_mb=escalating(1 * GIB),
+        runtime=escalating(10),
+    params:
+        run=bulk_run(),
+        code_version=code_version("summarize_datasets"),
+    script:
+        "../scripts/summarize_datasets.py"

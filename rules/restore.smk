@@ -1,5 +1,5 @@
 rule restore_particles:
-    """Restore the particles of one half with that half's reference and networks."""
+    """Restore the particles of one half with that half's reference and networks, in one job."""
     input:
         unpack(network_input),
         star="<results>/{dataset}/raw/half{half}/particles.star",
@@ -13,12 +13,14 @@ rule restore_particles:
         "<logs>/restore_particles/{dataset}_{method}_half{half}.log",
     benchmark:
         "<benchmarks>/restore_particles/{dataset}_{method}_half{half}.tsv"
+    wildcard_constraints:
+        dataset=datasets_restored_in(several_shards=False),
     conda:
         "../envs/network.yaml"
     threads: compute_threads
     resources:
-        mem_mb=memory_for_network("diffusion"),
-        runtime="8h",
+        mem_mb=escalating(memory_for_network("diffusion")),
+        runtime=escalating(8 * HOUR),
         gpu=gpus,
     params:
         step=step_parameters("restore_particles"),
@@ -26,6 +28,71 @@ rule restore_particles:
         code_version=code_version("restore_particles"),
     script:
         "../scripts/restore_particles.py"
+
+
+rule restore_shard:
+    """Restore one of several parts of a half."""
+    input:
+        unpack(network_input),
+        star="<results>/{dataset}/raw/half{half}/particles.star",
+        reference_map="<results>/{dataset}/pairs/half{half}/reference_map.mrc",
+        noise_json="<results>/{dataset}/pairs/half{half}/noise.json",
+    output:
+        shard_folder=temp(
+            directory(
+                "<results>/{dataset}/restored.{method}/half{half}/shards/{shard}-of-{shards}"
+            )
+        ),
+    log:
+        "<logs>/restore_shard/{dataset}_{method}_half{half}_{shard}-of-{shards}.log",
+    benchmark:
+        "<benchmarks>/restore_shard/{dataset}_{method}_half{half}_{shard}-of-{shards}.tsv"
+    conda:
+        "../envs/network.yaml"
+    threads: compute_threads
+    resources:
+        mem_mb=escalating(memory_for_network("diffusion")),
+        runtime=escalating(8 * HOUR),
+        gpu=gpus,
+    params:
+        step=step_parameters("restore_shard"),
+        deviation=lambda wildcards: deviation_stack(wildcards) is not None,
+        code_version=code_version("restore_shard"),
+    script:
+        "../scripts/restore_shard.py"
+
+
+rule gather_shards:
+    """Put the restored parts of a half together."""
+    input:
+        unpack(network_input),
+        star="<results>/{dataset}/raw/half{half}/particles.star",
+        reference_map="<results>/{dataset}/pairs/half{half}/reference_map.mrc",
+        noise_json="<results>/{dataset}/pairs/half{half}/noise.json",
+        shard_folders=shard_folders,
+    output:
+        restored_stack="<results>/{dataset}/restored.{method}/half{half}/particles.mrcs",
+        restored_star="<results>/{dataset}/restored.{method}/half{half}/particles.star",
+        evidence_csv="<results>/{dataset}/restored.{method}/half{half}/evidence.csv",
+    log:
+        "<logs>/gather_shards/{dataset}_{method}_half{half}.log",
+    benchmark:
+        "<benchmarks>/gather_shards/{dataset}_{method}_half{half}.tsv"
+    wildcard_constraints:
+        dataset=datasets_restored_in(several_shards=True),
+    conda:
+        "../envs/network.yaml"
+    threads: 1
+    resources:
+        mem_mb=escalating(2 * GIB),
+        runtime=escalating(HOUR),
+    params:
+        step=step_parameters("gather_shards"),
+        restoration=step_parameters("restore_shard"),
+        deviation_stack=deviation_stack,
+        code_version=code_version("gather_shards"),
+    script:
+        "../scripts/gather_shards.py"
 
 
 rule join_particles:
@@ -36,6 +103,7 @@ rule join_particles:
         source_star="<results>/{dataset}/normalized/particles.star",
     output:
         joined_star="<results>/{dataset}/restored.{method}/particles.star",
+        joined_cs="<results>/{dataset}/restored.{method}/particles.cs",
     log:
         "<logs>/join_particles/{dataset}_{method}.log",
     benchmark:
@@ -44,8 +112,8 @@ rule join_particles:
         "../envs/network.yaml"
     threads: 1
     resources:
-        mem_mb=2 * GIB,
-        runtime="30m",
+        mem_mb=escalating(2 * GIB),
+        runtime=escalating(30),
     params:
         step=step_parameters("join_particles"),
         code_version=code_version("join_particles"),
@@ -71,8 +139,8 @@ rule restore_unposed:
         "../envs/network.yaml"
     threads: compute_threads
     resources:
-        mem_mb=memory_for_network("diffusion"),
-        runtime="8h",
+        mem_mb=escalating(memory_for_network("diffusion")),
+        runtime=escalating(8 * HOUR),
         gpu=gpus,
     params:
         step=step_parameters("restore_unposed"),

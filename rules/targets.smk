@@ -1,6 +1,14 @@
 """What a whole run makes: the targets, and the records of every step that summary and report read."""
 
 
+def restoring_steps(shards):
+    """The steps that restore a half, each with the name of its shard, if it has one."""
+    if shards == 1:
+        return [("restore_particles",)]
+    parts = [f"{shard}-of-{shards}" for shard in range(1, shards + 1)]
+    return [*(("restore_shard", part) for part in parts), ("gather_shards",)]
+
+
 def step_benchmarks(wildcards):
     """The benchmark files of every step that the summary waits for, in the order of the steps."""
     settings, dataset = settings_of(wildcards), wildcards.dataset
@@ -15,8 +23,12 @@ def step_benchmarks(wildcards):
     curves = ["compute_fsc", "compute_truth_fsc"][: 1 + has_true_map(settings)]
     scores = ["control_noise_only", "evaluate_restoration"]
     jobs = [
-        *((step, []) for step in (*first, "normalize_particles", "split_particles")),
+        *(
+            (step, [])
+            for step in (*first, "normalize_particles", "preflight", "split_particles")
+        ),
         *(("reconstruct_map", [stack, half]) for stack in stacks for half in halves),
+        *((step, []) for step in made_masks(settings)),
         *((step, [stack]) for step in curves for stack in stacks),
         *(("make_training_pairs", [half]) for half in halves),
         *(
@@ -29,7 +41,12 @@ def step_benchmarks(wildcards):
             for name in trained["postprocess"]
             for half in halves
         ),
-        *(("restore_particles", [name, half]) for name in methods for half in halves),
+        *(
+            (step, [name, half, *part])
+            for name in methods
+            for half in halves
+            for step, *part in restoring_steps(settings["restore"]["shards"])
+        ),
         *((step, [name]) for step in scores for name in methods),
     ]
     return [
@@ -72,7 +89,7 @@ prepared_targets = partial(
     lambda settings: (
         [f"raw/half{half}/particles.star" for half in (1, 2)]
         if settings["input"]["has_poses"]
-        else ["normalized/particles.star"]
+        else ["normalized/particles.star", "normalized/preflight.json"]
     ),
 )
 
@@ -85,7 +102,19 @@ def curves_of(settings):
     if not settings["input"]["has_poses"]:
         return []
     names = ["fsc.csv", "fsc_truth.csv"] if has_true_map(settings) else ["fsc.csv"]
-    return [f"{stack}/{name}" for stack in dataset_stacks(settings) for name in names]
+    optional = {
+        "sharpen": "raw/sharpened.mrc",
+        "local_resolution": "raw/local_resolution.mrc",
+    }
+    return [
+        *(f"{stack}/{name}" for stack in dataset_stacks(settings) for name in names),
+        *(name for section, name in optional.items() if settings[section]["enabled"]),
+    ]
+
+
+def made_masks(settings):
+    """The step that makes the mask of the curves, where it is not given or absent."""
+    return ["make_fsc_mask"] if settings["fsc"]["mask"] in ("sphere", "auto") else []
 
 
 reconstruct_targets = partial(for_datasets, curves_of)
@@ -108,3 +137,78 @@ report_targets = partial(
     for_datasets,
     lambda settings: ["summary.json", "report.html"] if settings["denoisers"] else [],
 )
+
+
+# Many data sets
+
+
+def all_targets():
+    return [
+        *prepared_targets(),
+        *reconstruct_targets(),
+        *restore_targets(),
+        *report_targets(),
+    ]
+
+
+def bulk_run():
+    """What the table of all data sets is made from: the files that each is to have, and the folders to look in."""
+    targets = {name: [] for name in CONFIGURATION.settings}
+    for target in all_targets():
+        path = target.replace("<results>", CONFIGURATION.results, 1)
+        targets[target.split("/")[1]].append(path)
+    return {
+        "targets": targets,
+        "results": CONFIGURATION.results,
+        "logs": "logs",
+        "benchmarks": "benchmarks",
+    }
+
+
+def summarize_unfinished(run_log):
+    """Write the table of a `reprocess` in which data sets failed; its JSON is dated back, so that the next run makes it anew."""
+    from cryorestore.bulk import summarize_datasets
+
+    names = {
+        "table": "datasets.tsv",
+        "summary": "datasets.json",
+        "page": "datasets.html",
+    }
+    paths = {
+        name: os.path.join(CONFIGURATION.results, file) for name, file in names.items()
+    }
+    summarize_datasets(**paths, **bulk_run(), run_log=str(run_log))
+    os.utime(paths["summary"], (0, 0))
+    print(
+        f"data sets that finished, and those that failed with their logs: {paths['page']}",
+        file=sys.stderr,
+    )
+
+
+def check_cluster():
+    """Where jobs go to SLURM: that their states can be had, before the first is submitted."""
+    settings = workflow.executor_settings
+    if not hasattr(settings, "status_command"):
+        return
+    from snakemake.logging import logger
+    from cryorestore.cluster import check_status_query
+
+    try:
+        for doubt in check_status_query(settings.status_command):
+            logger.warning(doubt)
+    except CryorestoreError as error:
+        raise WorkflowError(str(error)) from None
+
+
+def check_disk():
+    """Predict what the run writes, before its first job."""
+    from cryorestore.disk import check_disk
+    from cryorestore.logs import logged_step
+
+    with logged_step(None):
+        check_disk(
+            CONFIGURATION.settings,
+            results=CONFIGURATION.results,
+            policy=CONFIGURATION.disk_check,
+            keep_intermediates=CONFIGURATION.keep_intermediates,
+        )

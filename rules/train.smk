@@ -17,8 +17,8 @@ rule make_training_pairs:
         "../envs/network.yaml"
     threads: compute_threads
     resources:
-        mem_mb=3 * GIB,
-        runtime="4h",
+        mem_mb=escalating(3 * GIB),
+        runtime=escalating(4 * HOUR),
     params:
         step=step_parameters("make_training_pairs"),
         code_version=code_version("make_training_pairs"),
@@ -40,11 +40,16 @@ rule train_diffusion:
     retries: 5
     conda:
         "../envs/network.yaml"
-    threads: compute_threads
+    threads: training_threads
     resources:
-        mem_mb=memory_for_network("diffusion"),
+        mem_mb=escalating(per_node(memory_for_network("diffusion")), most=2),
         runtime="24h",
-        gpu=gpus,
+        gpu=training_gpus,
+        processes=compute_processes,
+        nodes=compute_nodes,
+        mpi=across_nodes(lambda wildcards: "srun"),
+        tasks=across_nodes(compute_processes),
+        tasks_per_gpu=across_nodes(lambda wildcards: 0),  # or the plugin takes `tasks` for it
     params:
         step=step_parameters("train_diffusion"),
         work_dir=partial(work_folder, step="train_diffusion"),
@@ -68,11 +73,16 @@ rule train_postprocess:
     retries: 5
     conda:
         "../envs/network.yaml"
-    threads: compute_threads
+    threads: training_threads
     resources:
-        mem_mb=memory_for_network("postprocess"),
+        mem_mb=escalating(per_node(memory_for_network("postprocess")), most=2),
         runtime="24h",
-        gpu=gpus,
+        gpu=training_gpus,
+        processes=compute_processes,
+        nodes=compute_nodes,
+        mpi=across_nodes(lambda wildcards: "srun"),
+        tasks=across_nodes(compute_processes),
+        tasks_per_gpu=across_nodes(lambda wildcards: 0),  # or the plugin takes `tasks` for it
     params:
         step=step_parameters("train_postprocess"),
         work_dir=partial(work_folder, step="train_postprocess"),

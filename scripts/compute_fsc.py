@@ -1,7 +1,7 @@
-"""Rule compute_fsc: two half-maps in, the curve and its plot out."""
+"""Rule compute_fsc: two half-maps in, the curves and their plot out."""
 
-from cryorestore.fsc import write_fsc
 from cryorestore.logs import logged_step
+from cryorestore.resolution.curves import write_fsc
 from cryorestore.steps import record_step
 
 with logged_step(snakemake.log[0]):

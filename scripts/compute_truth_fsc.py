@@ -1,7 +1,7 @@
 """Rule compute_truth_fsc: two half-maps and the true map in, the curve and its plot out."""
 
-from cryorestore.fsc import write_truth_fsc
 from cryorestore.logs import logged_step
+from cryorestore.resolution.curves import write_truth_fsc
 from cryorestore.steps import record_step
 
 with logged_step(snakemake.log[0]):

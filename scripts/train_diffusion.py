@@ -10,6 +10,8 @@ with logged_step(snakemake.log[0]):
         **snakemake.output,
         **snakemake.params.step,
         work_dir=snakemake.params.work_dir,
+        processes=snakemake.resources.processes,
+        nodes=snakemake.resources.nodes,
         runtime_minutes=snakemake.resources.runtime,
     )
     record_step("train_diffusion", inputs=snakemake.input, outputs=snakemake.output, parameters=snakemake.params.step)

@@ -6,10 +6,10 @@ from pathlib import Path
 from cryorestore.checkpoint import description_path
 from cryorestore.errors import CryorestoreError
 from cryorestore.files import read_json
+from cryorestore.io.relion import PREMULTIPLIED
 from cryorestore.particles import ParticleTable
 from cryorestore.reference import Reference
 
-PREMULTIPLIED = "rlnCtfDataAreCtfPremultiplied"
 _PIXEL_TOLERANCE = 1e-3
 """relative; a map's header holds float32"""
 

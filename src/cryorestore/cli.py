@@ -8,7 +8,7 @@ import yaml
 from cyclopts import App, Parameter
 
 from cryorestore import __version__
-from cryorestore.config import STEPS, load_configuration
+from cryorestore.config import STEPS, Configuration, check_inputs, load_configuration
 from cryorestore.errors import CryorestoreError
 
 ALIASES = {"restore_particles": "restore"}
@@ -33,6 +33,30 @@ def check_config(*, configfile: Path | None = None, datasets: Annotated[list[str
     datasets
         Names of data sets, instead of those configured.
     """
+    configuration = _configuration(configfile, datasets)
+    print(f"the configuration of {', '.join(configuration.settings)} is in order")
+
+
+@app.command
+def check_disk(*, configfile: Path | None = None, datasets: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None) -> None:
+    """Predict how many bytes a run writes, as the workflow does before its first job; exit code 1 where they do not fit.
+
+    Parameters
+    ----------
+    configfile
+        What differs from config/config.yaml and the dataset files, as for `snakemake --configfile`.
+    datasets
+        Names of data sets, instead of those configured.
+    """
+    from cryorestore.disk import check_disk
+
+    configuration = _configuration(configfile, datasets)
+    check_inputs(configuration)
+    keep = configuration.keep_intermediates
+    check_disk(configuration.settings, results=configuration.results, policy=configuration.disk_check, keep_intermediates=keep)
+
+
+def _configuration(configfile: Path | None, datasets: list[str] | None) -> Configuration:
     overrides: dict[str, Any] = {}
     if configfile is not None:
         try:
@@ -41,12 +65,13 @@ def check_config(*, configfile: Path | None = None, datasets: Annotated[list[str
             raise CryorestoreError(f"{configfile}: cannot be read as YAML ({error}); mend the file") from error
     if datasets:
         overrides["datasets"] = datasets
-    configuration = load_configuration(overrides)
-    print(f"the configuration of {', '.join(configuration.settings)} is in order")
+    return load_configuration(overrides)
 
 
 def _add_commands() -> None:
-    app.command("cryorestore.preflight:preflight", help="Judge a few hundred particles before anything costly; exit code 1 on an error.")
+    app.command(
+        "cryorestore.converting:convert_particles", name="convert-particles", help="Turn a RELION table into a .cs, or a .cs into a STAR file."
+    )
     app.command("cryorestore.project_init:init", help="Write a dataset file from a RELION job, a cryoSPARC job or a table.")
     for rule, step in STEPS.items():
         target = f"cryorestore.commands:{rule}"

@@ -19,8 +19,8 @@ def __getattr__(name: str) -> Callable[..., Any]:
     function = getattr(importlib.import_module(f"cryorestore.{step.module}"), step.function)
 
     @functools.wraps(function)
-    def command(**arguments: Any) -> Any:
-        return function(**arguments)
+    def command(*arguments: Any, **options: Any) -> None:
+        function(*arguments, **options)
 
     command.__doc__ = with_separate_entries(function.__doc__ or "")
     return command

@@ -1,13 +1,15 @@
 """A dataset file written line by line, so that each value has its source beside it."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from cryorestore.config.loading import DEFAULTS, read_yaml
-from cryorestore.config.paths import PROJECT_ROOT
+from cryorestore.config.paths import PROJECT_ROOT, project_path
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,15 @@ class Sourced:
 
 Entries = dict[str, Sourced]
 """Configuration key with dots -> value and source."""
+
+
+def data_root_entries(root: Path) -> tuple[Path, Entries]:
+    """The folder that paths start from: the configured data_root where `root` is inside it, else `root`, which is then an entry."""
+    defaults = read_yaml(PROJECT_ROOT / DEFAULTS, shown=DEFAULTS)
+    standard = Path(project_path(os.environ.get("CRYORESTORE_DATA", defaults["data_root"]))).resolve()
+    if root.resolve().is_relative_to(standard):
+        return standard, {}
+    return root.resolve(), {"data_root": Sourced(str(root.resolve()), "folder of the project")}
 
 
 def render_dataset(entries: Entries, *, comments: Sequence[str]) -> str:

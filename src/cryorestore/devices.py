@@ -1,5 +1,6 @@
 """Where networks are computed and in which arithmetic."""
 
+import os
 from typing import Literal, get_args
 
 import torch
@@ -23,6 +24,9 @@ def select_device(device: str) -> torch.device:
         raise CryorestoreError(f"device is '{device}'; choose one of {', '.join(get_args(Device))}")
     if device == "cuda" and not torch.cuda.is_available():
         raise CryorestoreError("device is 'cuda', but no GPU is visible here; ask the scheduler for one, or set device to 'cpu' or 'auto'")
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if device == "auto" and given and not torch.cuda.is_available():
+        warn_once(f"this job was given a GPU (CUDA_VISIBLE_DEVICES={given}), but torch finds no GPU it can use: computing on the CPU")
     return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
 
 

@@ -1,36 +1,33 @@
 """Particle boxes cut from micrographs, with RELION's semantics: window, edges, Fourier crop, inversion, in that order."""
 
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from cryorestore.config import code_version
 from cryorestore.errors import CryorestoreError
-from cryorestore.files import files_together
-from cryorestore.fourier import fourier_crop_2d
-from cryorestore.io.mrc import Images, MrcStackWriter, read_micrograph
-from cryorestore.io.star import StarBlock, write_star
+from cryorestore.extract_contrast import Inversion, decide_inversion
+from cryorestore.files import atomic_path, files_together
+from cryorestore.io.mrc import Images, stored_dtype
+from cryorestore.io.stored import Statistics, merged, stored_images
 from cryorestore.logs import get_logger, progress
-from cryorestore.micrographs import Micrograph, read_micrographs
+from cryorestore.micrographs import read_micrographs
+from cryorestore.partial_stack import Finished, PartialStack
+from cryorestore.particles import ParticleTable
 from cryorestore.picks import PickTable, join_picks
+from cryorestore.rescale import fourier_crop
+from cryorestore.windows import EDGE_POLICIES, Windows, cut_boxes, place_windows
 
-EDGE_POLICIES = ("replicate", "drop", "mean")
-
-
-@dataclass(frozen=True)
-class _Windows:
-    """The boxes of one micrograph that are kept: corners (n, 2), x and y in px."""
-
-    path: Path
-    corners: NDArray[np.int64]
+REASON = "rlnCryorestoreRejectReason"
+_BATCH_PIXELS = 1 << 18
+"""px of the micrograph that are cut at a time: 64 boxes of 64 px, one of 384 px; they stay in the processor's cache"""
 
 
-@files_together()
 def extract_particles(
     *,
     micrographs_star: str | Path,
@@ -39,35 +36,43 @@ def extract_particles(
     stack: str | Path,
     star: str | Path,
     rejects_star: str | Path,
+    work_dir: str | Path | None = None,
     box_size: int,
     scale: int | None = None,
-    invert_contrast: bool = True,
+    invert_contrast: Inversion = True,
     edge_policy: str = "replicate",
     figure_of_merit_threshold: float | None = None,
     pixel_size: float | None = None,
     recentre: bool = False,
+    dtype: str = "float32",
     threads: int = 1,
 ) -> None:
     """Cut a box about every pick; one stack and one table for the data set, in the order of the micrographs and of their picks.
 
-    The table's rlnCryorestoreHasPose says whether a row has a pose (1) or zeros in the pose columns (0).
+    The table's rlnCryorestoreHasPose says whether a row has a pose (1) or zeros in the pose columns (0). Optics groups may differ in their pixel
+    size, each has its own in the table, and the stack's header then says none; they have one box. A run that was killed is taken up where it
+    stopped: what the next one writes is the same, byte for byte.
 
     Parameters
     ----------
     micrographs_star
-        A STAR file of RELION 3.0 or newer, or a micrograph, or a folder of them (no CTF then).
+        A STAR file of RELION 3.0 or newer, or a micrograph (.mrc, .tif), or a folder of them (no CTF then).
     coordinates
-        A folder or files (.star, .box, .txt), matched to micrographs by the beginning of their names. None: the rows of `particles_star`.
+        A folder, a pattern such as picks/*.star, or files (.star, .box, .txt), matched to micrographs by the beginning of their names. None: the
+        rows of `particles_star`.
     particles_star
         Poses and other columns for the picks: same micrograph, x and y within 0.01 px.
     stack, star, rejects_star
         Written. The rejects have their reason in rlnCryorestoreRejectReason.
+    work_dir
+        Where the state of an unfinished run is kept; it goes when the run is finished. None: a hidden folder beside the stack.
     box_size
         Pixels of the micrograph, even: the box spans centre - box_size / 2 to centre + box_size / 2 - 1; the centre is truncated toward zero.
     scale
         Pixels of the written images, even: Fourier crop that keeps grey values. None: box_size.
     invert_contrast
-        Change the sign, so that dark particles become white.
+        Change the sign, so that dark particles become white. "auto": if a sample of the boxes shows dark particles. It is looked at in any case,
+        and a warning says where it contradicts.
     edge_policy
         For boxes partly outside: "replicate" the nearest pixel, "drop" the box, or fill in the "mean" of the box's inside.
     figure_of_merit_threshold
@@ -75,9 +80,11 @@ def extract_particles(
     pixel_size
         Of the micrographs, angstrom; overrides the table's.
     recentre
-        Move each box by the whole pixels of its row's origin; the rest stays in the origin. Coordinate - origin does not change.
+        Move each box by the nearest whole pixels of its row's origin; the rest stays in the origin. Coordinate - origin does not change.
+    dtype
+        "float32" or "float16".
     threads
-        Micrographs read at a time; the result does not depend on it.
+        Micrographs in work at a time, each in memory as it is in its file; the result does not depend on it.
 
     Raises
     ------
@@ -90,97 +97,140 @@ def extract_particles(
     picks = join_picks(
         micrographs, coordinates=coordinates, particles_star=particles_star, figure_of_merit_threshold=figure_of_merit_threshold, recentre=recentre
     )
-    windows, reasons = _place_windows(micrographs.micrographs, picks, box_size, edge_policy)
-    kept = np.array([not reason for reason in reasons], bool)
-    _say_rejects(picks, reasons)
-    total = int(kept.sum())
-    if not total:
-        raise CryorestoreError(f"{micrographs_star}: 0 particles to extract ({len(reasons)} picks, all rejected or none); check the coordinates")
-    scaled_pixel = picks.pixel_size * box_size / scale
-    with MrcStackWriter(stack, count=total, box_size=scale, pixel_size=scaled_pixel) as writer, ThreadPoolExecutor(threads) as pool:
-        for batch in progress(_batches(windows, threads), total=-(-len(windows) // threads), description="extract particles"):
-            for boxes in pool.map(lambda window: _cut(window, box_size, edge_policy), batch):
-                writer.append(_finish(boxes, scale, invert_contrast))
-    names = [f"{number:06d}@{Path(stack).as_posix()}" for number in range(1, total + 1)]
-    optics = _optics(picks.optics, picks.pixel_sizes * box_size / scale, scale)
-    write_star(rejects_star, {"optics": optics, "particles": _rejects(picks.rows, reasons)})
-    write_star(star, {"optics": optics, "particles": picks.rows.take(kept).with_columns({"rlnImageName": names})})
-    get_logger().info("extracted %d particles of %d px at %g A/px", total, scale, scaled_pixel)
+    windows, reasons = place_windows(micrographs.micrographs, picks, box_size=box_size, edge_policy=edge_policy)
+    if not windows:
+        raise CryorestoreError(f"{micrographs_star}: 0 particles to extract ({len(picks.rows)} picks, all rejected or none); check the coordinates")
+    invert = decide_inversion(windows, invert_contrast, box_size=box_size, edge_policy=edge_policy)
+    cutting = _Cutting(box_size, scale, invert, edge_policy, stored_dtype(dtype, path=stack))
+    folder = Path(stack).with_name(f".{Path(stack).stem}.work") if work_dir is None else Path(work_dir)
+    total = sum(len(window.picks) for window in windows)
+    with PartialStack(folder, count=total, box_size=scale, dtype=cutting.dtype, keys=_keys(windows, cutting)) as partial:
+        finished = _extract_all(windows, cutting, partial, threads)
+        for window, part in zip(windows, finished, strict=True):
+            reasons |= dict.fromkeys(window.picks[part.bad].tolist(), "holds NaN or infinite values")
+        kept = np.ones(len(picks.rows), bool)
+        kept[list(reasons)] = False
+        _say_rejects(picks, reasons)
+        if not kept.any():
+            raise CryorestoreError(f"{micrographs_star}: 0 of {len(kept)} picks can be extracted; the warning above says why")
+        partial.complete(finished, pixel_size=_common_pixel_size(picks, kept, box_size / scale))
+        _write(picks, kept, reasons, finished, partial, box_size=box_size, stack=Path(stack), star=star, rejects_star=rejects_star)
+        partial.remove()
+    get_logger().info("extracted %d particles of %d px", partial.count, scale)
+
+
+@dataclass(frozen=True)
+class _Cutting:
+    """How a micrograph's boxes become images."""
+
+    box_size: int
+    scale: int
+    invert: bool
+    edge_policy: str
+    dtype: np.dtype[np.generic]
+
+    def images(self, micrograph: NDArray[np.generic], corners: NDArray[np.int64], buffer: Images) -> Images:
+        """Boxes (n, scale, scale) whose first pixels are at `corners` (n, 2; x, y); they may lie in `buffer`."""
+        boxes = cut_boxes(micrograph, corners, box_size=self.box_size, edge_policy=self.edge_policy, out=buffer[: len(corners)])
+        boxes = fourier_crop(boxes, self.scale, overwrite=True)
+        return np.negative(boxes, out=boxes) if self.invert else boxes
 
 
 def _check_settings(box_size: int, scale: int, edge_policy: str) -> None:
-    if box_size < 2 or box_size % 2:
-        raise CryorestoreError(f"box_size: found {box_size}, expected an even number of px; choose {box_size + 1}")
+    if box_size < 4 or box_size % 2:
+        raise CryorestoreError(f"box_size: found {box_size}, expected an even number of px, at least 4; choose {max(4, box_size + 1)}")
     if scale < 2 or scale % 2 or scale > box_size:
         raise CryorestoreError(f"scale: found {scale}, expected an even number of px, at most box_size {box_size}; choose such a one, or null")
     if edge_policy not in EDGE_POLICIES:
         raise CryorestoreError(f"edge_policy: found {edge_policy!r}, expected one of {', '.join(EDGE_POLICIES)}; choose one")
 
 
-def _place_windows(micrographs: list[Micrograph], picks: PickTable, box_size: int, edge_policy: str) -> tuple[list[_Windows], list[str]]:
-    """Corners of the boxes that are kept, a micrograph at a time, and for every pick the reason of its rejection ("": kept)."""
-    windows, reasons = [], list(picks.reasons)
-    for number, micrograph in enumerate(micrographs):
-        rows = picks.rows_of(number)
-        corners = np.trunc(picks.centres[rows]).astype(np.int64) - box_size // 2
-        ny, nx = micrograph.shape
-        beyond = np.any((corners >= (nx, ny)) | (corners + box_size <= 0), axis=1)
-        partly = np.any((corners < 0) | (corners + box_size > (nx, ny)), axis=1)
-        for row, out, cut in zip(rows.tolist(), beyond.tolist(), partly.tolist(), strict=True):
-            if not reasons[row] and out:
-                x, y = picks.centres[row]
-                reasons[row] = f"wholly outside the micrograph: centre ({x:g}, {y:g}), micrograph {nx} x {ny}"
-            elif not reasons[row] and cut and edge_policy == "drop":
-                reasons[row] = "partly outside the micrograph"
-        inside = np.array([not reasons[row] for row in rows.tolist()], bool)
-        if inside.any():
-            windows.append(_Windows(micrograph.path, corners[inside]))
-    return windows, reasons
+def _keys(windows: Sequence[Windows], cutting: _Cutting) -> list[str]:
+    """For each micrograph a hash of what the bytes of its boxes depend on."""
+    common, keys = f"{code_version('extract')} {cutting}", []
+    for window in windows:
+        state = window.file.path.stat()
+        text = f"{common} {window.file.path.absolute()} {state.st_size} {state.st_mtime_ns} {window.first}"
+        keys.append(hashlib.sha256(text.encode(errors="surrogateescape") + window.corners.tobytes()).hexdigest()[:32])
+    return keys
 
 
-def _say_rejects(picks: PickTable, reasons: Sequence[str]) -> None:
-    rejected = [row for row, reason in enumerate(reasons) if reason]
-    if rejected:
-        row = rejected[0]
-        where = f"{picks.rows.column('rlnMicrographName')[row]}, row {picks.row_numbers[row]}"
-        get_logger().warning("%d of %d picks are rejected; first: %s: %s", len(rejected), len(reasons), where, reasons[row])
+def _extract_all(windows: Sequence[Windows], cutting: _Cutting, partial: PartialStack, threads: int) -> list[Finished]:
+    """Every micrograph's boxes, those of an earlier run taken over."""
+
+    def extract(number: int) -> Finished:
+        return partial.take_over(number, first=windows[number].first) or _extract_one(number, windows[number], cutting, partial)
+
+    with ThreadPoolExecutor(max(1, threads)) as pool:
+        return list(progress(pool.map(extract, range(len(windows))), total=len(windows), description="extract particles, micrographs"))
 
 
-def _batches(windows: Sequence[_Windows], size: int) -> Iterator[list[_Windows]]:
-    iterator = iter(windows)
-    while batch := list(islice(iterator, size)):
-        yield batch
+def _extract_one(number: int, window: Windows, cutting: _Cutting, partial: PartialStack) -> Finished:
+    micrograph = window.file.pixels()
+    statistics, hashes, bad = Statistics(), list[str](), list[int]()
+    step = max(1, _BATCH_PIXELS // cutting.box_size**2)
+    buffer = np.empty((step, cutting.box_size, cutting.box_size), np.float32)
+    for begin in range(0, len(window.corners), step):
+        images = cutting.images(micrograph, window.corners[begin : begin + step], buffer)
+        stored = stored_images(images, cutting.dtype)
+        if not stored.finite.all():
+            if np.isfinite(images[~stored.finite]).all():
+                raise CryorestoreError(f"{window.file.path}: found values too large for {cutting.dtype.name}; choose dtype float32")
+            images[~stored.finite] = 0
+            bad += (begin + np.flatnonzero(~stored.finite)).tolist()
+            statistics = merged([statistics, *(row for row, good in zip(stored.statistics, stored.finite, strict=True) if good)])
+            stored = stored_images(images, cutting.dtype)
+        else:
+            statistics = merged([statistics, *stored.statistics])
+        partial.write(stored, first=window.first + begin)
+        hashes += stored.hashes()
+    finished = Finished(statistics, "".join(hashes), bad)
+    partial.finish(number, finished)
+    return finished
 
 
-def _cut(window: _Windows, box_size: int, edge_policy: str) -> Images:
-    image, _ = read_micrograph(window.path)
-    return cut_boxes(image, window.corners, box_size=box_size, edge_policy=edge_policy)
+def _common_pixel_size(picks: PickTable, kept: NDArray[np.bool_], factor: float) -> float | None:
+    """The images' pixel size (angstrom), None where the optics groups in use differ in it."""
+    sizes = picks.pixel_sizes
+    if np.ptp(sizes) > 0:
+        sizes = sizes[np.isin(picks.optics.ints("rlnOpticsGroup"), picks.rows.ints("rlnOpticsGroup")[kept])]
+        if np.ptp(sizes) > 0:
+            listed = ", ".join(f"{size:g}" for size in sorted(set((sizes * factor).tolist())))
+            get_logger().warning(
+                "the optics groups have different pixel sizes (%s angstrom): the table has each, the stack's header says none", listed
+            )
+            return None
+    return float(sizes[0]) * factor
 
 
-def cut_boxes(image: Images, corners: NDArray[np.int64], *, box_size: int, edge_policy: str) -> Images:
-    """Copy the boxes (n, box, box) whose first pixels are at `corners` (n, 2; x, y); see `extract_particles` for what lies outside."""
-    ny, nx = image.shape
-    steps = np.arange(box_size)
-    x, y = corners[:, :1] + steps, corners[:, 1:] + steps
-    boxes: Images = image[np.clip(y, 0, ny - 1)[:, :, None], np.clip(x, 0, nx - 1)[:, None, :]]
-    if edge_policy == "mean":
-        inside = ((y >= 0) & (y < ny))[:, :, None] & ((x >= 0) & (x < nx))[:, None, :]
-        for box, known in zip(boxes, inside, strict=True):
-            box[~known] = box[known].mean(dtype=np.float64)
-    return boxes
+def _say_rejects(picks: PickTable, reasons: dict[int, str]) -> None:
+    if reasons:
+        row = min(reasons)
+        where = f"{picks.micrograph_name(row)}, row {picks.row_numbers[row]}"
+        get_logger().warning("%d of %d picks are rejected; first: %s: %s", len(reasons), len(picks.rows), where, reasons[row])
 
 
-def _finish(boxes: Images, scale: int, invert_contrast: bool) -> Images:
-    if scale != boxes.shape[-1]:
-        boxes = fourier_crop_2d(torch.from_numpy(boxes), scale).numpy()
-    return -boxes if invert_contrast else boxes
-
-
-def _optics(optics: StarBlock, pixel_sizes: NDArray[np.float64], scale: int) -> StarBlock:
-    sizes = {"rlnImageSize": np.full(len(optics), scale), "rlnImageDimensionality": np.full(len(optics), 2)}
-    return optics.with_columns({"rlnImagePixelSize": pixel_sizes, **sizes})
-
-
-def _rejects(rows: StarBlock, reasons: Sequence[str]) -> StarBlock:
-    rejected = np.array([bool(reason) for reason in reasons], bool)
-    return rows.take(rejected).with_columns({"rlnCryorestoreRejectReason": [reason for reason in reasons if reason]})
+def _write(
+    picks: PickTable,
+    kept: NDArray[np.bool_],
+    reasons: dict[int, str],
+    finished: Sequence[Finished],
+    partial: PartialStack,
+    *,
+    box_size: int,
+    stack: Path,
+    star: str | Path,
+    rejects_star: str | Path,
+) -> None:
+    """The stack and both tables, together; the table of the particles comes last."""
+    scale = partial.box_size
+    sizes = {"rlnImageSize": np.full(len(picks.optics), scale), "rlnImageDimensionality": np.full(len(picks.optics), 2)}
+    optics = picks.optics.with_columns({"rlnImagePixelSize": picks.pixel_sizes * box_size / scale, **sizes})
+    hashes = [text for part in finished for text in part.good_hashes()]
+    with files_together():
+        with atomic_path(stack) as temporary:
+            partial.publish(temporary)
+        table = ParticleTable(picks.rows, optics, Path(star))
+        extracted = table.take(kept) if reasons else table
+        table.take(~kept).with_columns({REASON: [reasons[row] for row in sorted(reasons)]}).write(rejects_star)
+        extracted.with_images(stack.as_posix(), box_size=scale, hashes=hashes).write(star)

@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
+from cryorestore.rescale import fourier_crop
+
 
 def to_fourier(images: Float[Tensor, "*batch box box"]) -> Complex[Tensor, "*batch box half"]:
     """Orthonormal rfft2 of real images, phase origin at the pixel box // 2 (ky unshifted, kx >= 0)."""
@@ -60,13 +62,4 @@ def spread_shells(values: Float[Tensor, "shells"], box_size: int) -> Float[Tenso
 
 def fourier_crop_2d(images: Float[Tensor, "*batch box box"], box_size: int) -> Float[Tensor, "*batch small small"]:
     """Rescale to a smaller even box by keeping the low frequencies; grey values stay (as in RELION's rescaling)."""
-    from_box = images.shape[-1]
-    if box_size == from_box:
-        return images
-    ft = torch.fft.rfft2(torch.fft.ifftshift(images, dim=(-2, -1)), norm="forward")
-    half = box_size // 2
-    # of the two rows that meet at the new Nyquist frequency RELION keeps the one with positive ky
-    rows = torch.cat([torch.arange(half + 1), torch.arange(from_box - half + 1, from_box)])
-    cropped = ft[..., rows, : half + 1]
-    rescaled: Tensor = torch.fft.fftshift(torch.fft.irfft2(cropped, s=(box_size, box_size), norm="forward"), dim=(-2, -1))
-    return rescaled
+    return torch.from_numpy(fourier_crop(images.numpy(), box_size))

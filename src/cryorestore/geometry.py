@@ -1,4 +1,4 @@
-"""Orientations: RELION's Euler angles, rotation vectors and point groups.
+"""Orientations: RELION's Euler angles and point groups.
 
 A rotation matrix here is RELION's Euler matrix A: its first two rows are the image's x and y axes in the frame of the volume,
 vectors in the order (x, y, z). The Fourier coefficient of a projection at (kx, ky) is the volume's at kx A[0] + ky A[1].
@@ -9,11 +9,8 @@ import re
 import warnings
 
 import numpy as np
-import torch
-from jaxtyping import Float
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
-from torch import Tensor
 
 from cryorestore.errors import CryorestoreError
 
@@ -42,19 +39,6 @@ def perturb_rotations(matrices: Matrices, *, rotation_error: float, generator: n
     """Turn each matrix about a random axis; `rotation_error` is the rms of the angle, degrees (each axis has 1/sqrt(3) of it)."""
     vectors = generator.standard_normal((len(matrices), 3)) * math.radians(rotation_error) / math.sqrt(3.0)
     return np.asarray(Rotation.from_rotvec(vectors).as_matrix()) @ matrices
-
-
-def rotation_vectors_to_matrices(vectors: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3 3"]:
-    """Exponential map (Rodrigues): rotation vectors in radians to matrices."""
-    angle = vectors.norm(dim=-1, keepdim=True)
-    half_sinc = 0.5 * torch.sinc(angle / (2 * math.pi))
-    w, (x, y, z) = torch.cos(angle / 2)[..., 0], (vectors * half_sinc).unbind(-1)
-    rows = [
-        *(1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)),
-        *(2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)),
-        *(2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)),
-    ]
-    return torch.stack(rows, -1).reshape(*vectors.shape[:-1], 3, 3)
 
 
 def symmetry_matrices(symmetry: str) -> Matrices:

@@ -1,5 +1,6 @@
 """What makes a particle the same particle, whatever rows stand beside it; and numbers drawn from that alone."""
 
+from collections.abc import Iterator
 from hashlib import blake2b
 
 import numpy as np
@@ -10,6 +11,11 @@ from cryorestore.picks import HAS_POSE
 
 
 def particle_identities(table: ParticleTable) -> list[str]:
+    """The identities of all particles; see `iter_identities`."""
+    return list(iter_identities(table))
+
+
+def iter_identities(table: ParticleTable) -> Iterator[str]:
     """One text a particle: micrograph and coordinates, and, unless the particles were extracted here, the name of the original image.
 
     The number of an image in a stack that was extracted here is no part of it, for it changes when another pick is dropped.
@@ -18,8 +24,9 @@ def particle_identities(table: ParticleTable) -> list[str]:
     extracted_here = HAS_POSE in table.particles and all(name in table.particles for name in names)
     if not extracted_here:
         names.insert(0, "rlnImageOriginalName" if "rlnImageOriginalName" in table.particles else "rlnImageName")
-    columns = [table.particles.column(name) for name in names if name in table.particles]
-    return ["|".join(cells) for cells in zip(*columns, strict=True)]
+    present = [name for name in names if name in table.particles]
+    if present:
+        yield from map("|".join, table.particles.cells(*present))
 
 
 def identity_hash(identity: str, *, seed: int, purpose: str) -> int:

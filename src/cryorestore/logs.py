@@ -1,6 +1,8 @@
 """What a step says: to its log file and, shorter, to the terminal; and how far it has come."""
 
+import errno
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
@@ -29,11 +31,18 @@ def warn_once(message: str) -> None:
     get_logger().warning(message)
 
 
+def log_file() -> Path | None:
+    """Where the messages of the running step are written, besides stderr."""
+    return next((Path(handler.baseFilename) for handler in get_logger().handlers if isinstance(handler, logging.FileHandler)), None)
+
+
 @contextmanager
-def logged_step(log_path: str | Path | None) -> Iterator[None]:
+def logged_step(log_path: str | Path | None, *, append: bool = False) -> Iterator[None]:
     """Run a step with its log: everything, with times, goes to `log_path` (None: nowhere) and the bare messages to stderr.
 
-    A CryorestoreError is told as one message without a traceback, any other exception with it; both end the process with code 1.
+    With `append`, the log goes on; several processes may write it.
+    A CryorestoreError, a full disk and a lack of memory are told as one message without a traceback, any other exception with it; all end the
+    process with code 1.
     SystemExit and KeyboardInterrupt pass through, so that a step keeps its own exit codes.
     """
     logger = get_logger()
@@ -42,7 +51,9 @@ def logged_step(log_path: str | Path | None) -> Iterator[None]:
     handlers[0].setFormatter(logging.Formatter("%(message)s"))
     if log_path is not None:
         Path(log_path).parent.mkdir(parents=True, exist_ok=True)
-        handlers.append(logging.FileHandler(log_path, mode="w", encoding="utf-8"))
+        if not append:
+            Path(log_path).write_text("", encoding="utf-8")
+        handlers.append(logging.FileHandler(log_path, mode="a", encoding="utf-8"))
         handlers[1].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     warned = logging.getLogger("py.warnings")
     for handler in handlers:
@@ -54,8 +65,12 @@ def logged_step(log_path: str | Path | None) -> Iterator[None]:
     except CryorestoreError as error:
         logger.error("error: %s", error)
         raise SystemExit(1) from None
-    except Exception:
-        logger.exception("unexpected error, please report it with this text")
+    except Exception as error:
+        lacking = _what_is_lacking(error)
+        if lacking:
+            logger.error("error: %s (%s)", lacking, error)
+        else:
+            logger.exception("unexpected error, please report it with this text")
         raise SystemExit(1) from None
     finally:
         logging.captureWarnings(False)
@@ -63,6 +78,15 @@ def logged_step(log_path: str | Path | None) -> Iterator[None]:
             logger.removeHandler(handler)
             warned.removeHandler(handler)
             handler.close()
+
+
+def _what_is_lacking(error: Exception) -> str | None:
+    """What to tell where not the program but the machine is at fault; libraries in C say so in words only."""
+    if any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT)):
+        return "the disk is full, or its quota is used up: make room and start again; what is finished is kept"
+    if isinstance(error, MemoryError):
+        return "out of memory: give the job more (`mem_mb` in the profile)"
+    return None
 
 
 def progress(iterable: Iterable[Item], *, total: int | None = None, description: str) -> Iterator[Item]:

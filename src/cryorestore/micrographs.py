@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,21 +11,27 @@ from numpy.typing import NDArray
 
 from cryorestore.errors import CryorestoreError
 from cryorestore.io.locations import resolve_path
-from cryorestore.io.mrc import read_layout
+from cryorestore.io.micrograph_file import MICROGRAPH_SUFFIXES, MicrographFile, inspect_micrograph
 from cryorestore.io.relion import to_relion_31
 from cryorestore.io.star import StarBlock, read_star
 
 _PIXEL_SIZES = ("rlnMicrographPixelSize", "rlnMicrographOriginalPixelSize", "rlnImagePixelSize")
 _LISTED_FAULTS = 20
+_READERS = 8
+"""headers looked at together: on a shared file system it is the waiting that takes the time"""
 
 
 @dataclass(frozen=True)
 class Micrograph:
-    """One micrograph: its name as written, its file, and its (rows, columns)."""
+    """One micrograph: its name as written, and its file."""
 
     name: str
-    path: Path
-    shape: tuple[int, int]
+    file: MicrographFile
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns, px."""
+        return self.file.shape
 
     @property
     def stem(self) -> str:
@@ -68,7 +75,7 @@ class MicrographTable:
 
 
 def read_micrographs(path: str | Path, *, pixel_size: float | None) -> MicrographTable:
-    """Read a micrograph table (RELION 3.0 or newer), or make one of a micrograph or a folder of them; every header is looked at.
+    """Read a micrograph table (RELION 3.0 or newer), or make one of a micrograph (.mrc, .tif) or a folder of them; every header is looked at.
 
     Raises
     ------
@@ -76,25 +83,28 @@ def read_micrographs(path: str | Path, *, pixel_size: float | None) -> Micrograp
         If the table is wrong, two micrographs have one name, or files are missing or damaged (all are listed).
     """
     path = Path(path)
-    if path.is_dir() or path.suffix == ".mrc":
-        names = [file.as_posix() for file in (sorted(path.glob("[!.]*.mrc")) if path.is_dir() else [path])]
+    if path.is_dir() or path.suffix.lower() in MICROGRAPH_SUFFIXES:
+        files = sorted(file for file in path.glob("[!.]*") if file.suffix.lower() in MICROGRAPH_SUFFIXES) if path.is_dir() else [path]
+        names = [file.as_posix() for file in files]
         rows = StarBlock.from_columns({"rlnMicrographName": names, "rlnOpticsGroup": ["1"] * len(names)}, source=str(path))
         optics = StarBlock.from_columns({"rlnOpticsGroupName": ["opticsGroup1"], "rlnOpticsGroup": ["1"]}, source=str(path))
     else:
         rows, optics = to_relion_31(read_star(path), pixel_size=None)
         names = rows.column("rlnMicrographName")
-    micrographs, faults = [], list[str]()
-    for row, name in enumerate(names, 1):
-        try:
-            layout = read_layout(resolve_path(name, table=path, row=row, project_root=None))
-            if layout.shape[0] != 1:
-                raise CryorestoreError(f"{layout.path}: found {layout.shape[0]} images, expected one micrograph; sum the movie first")
-            micrographs.append(Micrograph(name, layout.path, layout.shape[1:]))
-        except CryorestoreError as fault:
-            faults.append(str(fault))
+    with ThreadPoolExecutor(_READERS) as pool:
+        inspected = list(pool.map(lambda row: _inspected(path, row, names[row - 1]), range(1, len(names) + 1)))
+    micrographs = [found for found in inspected if isinstance(found, Micrograph)]
+    faults = [str(found) for found in inspected if isinstance(found, CryorestoreError)]
     stems = [micrograph.stem for micrograph in micrographs]
     twice = sorted(stem for stem, count in Counter(stems).items() if count > 1)
     faults += [f"{path}: two micrographs are called {stem}, expected different names; rename one" for stem in twice]
     if faults or not names:
         raise CryorestoreError("\n".join(faults[:_LISTED_FAULTS]) or f"{path}: found no micrograph, expected at least one; check the path")
     return MicrographTable(micrographs, rows, optics, path, pixel_size)
+
+
+def _inspected(table: Path, row: int, name: str) -> Micrograph | CryorestoreError:
+    try:
+        return Micrograph(name, inspect_micrograph(resolve_path(name, table=table, row=row, project_root=None)))
+    except CryorestoreError as fault:
+        return fault

@@ -1,38 +1,42 @@
-"""RELION's normalization: dust, a plane fitted to the background, then background mean 0 and sigma 1."""
+"""RELION's normalization: dust, a plane fitted to the background, then background mean 0 and sigma 1; whitening and outliers where asked for."""
 
-import csv
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cryorestore.background import SMALLEST_SIGMA, Background, Normalized
 from cryorestore.errors import CryorestoreError
 from cryorestore.files import atomic_path, files_together
 from cryorestore.identity import identity_hash, particle_identities
-from cryorestore.io.mrc import MrcStackWriter, read_layout
+from cryorestore.io.mrc import Images, MrcStackWriter
 from cryorestore.logs import get_logger, progress
-from cryorestore.masks import background_mask
+from cryorestore.outliers import find_outliers, outlier_groups
 from cryorestore.particles import ParticleTable
+from cryorestore.particles_cs import write_particles_cs
+from cryorestore.whitening import NoiseSpectra, estimate_spectra, no_spectra, whitening_groups
 
-BATCH = 256
-SMALLEST_SIGMA = 1e-10
-Values = NDArray[np.float64]
+REASON = "rlnCryorestoreRejectReason"
+_BATCH_PIXELS = 2**18
+"""Of one batch (64 images of 64 px, 1 of 384 px): a megabyte, so that it stays in the processor's cache from reading to the end."""
+
+Rows = NDArray[np.int64]
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class Normalized:
-    """Images (n, box, box) and what was taken from them; the grey level was mean + ramp_x (x - box // 2) + ramp_y (y - box // 2)."""
+class _Finished:
+    """What becomes of a batch: the good images, one line of statistics each, and a reason for every row ("": good)."""
 
-    images: Values
-    """(raw - grey level) / sigma; not finite where sigma is 0 or not finite"""
-    mean: Values
-    """(n,)"""
-    sigma: Values
-    """(n,), population sigma of the background"""
-    ramp: Values
-    """(n, 2), grey levels a px along x and y"""
+    images: Images
+    statistics: NDArray[np.float64]
+    reasons: list[str]
 
 
 @files_together()
@@ -43,14 +47,19 @@ def normalize_particles(
     normalized_star: str | Path,
     statistics_csv: str | Path,
     rejects_star: str | Path,
+    normalized_cs: str | Path | None = None,
+    noise_spectra: str | Path | None = None,
     bg_radius: float,
     remove_ramp: bool = True,
     white_dust: float | None = None,
     black_dust: float | None = None,
+    outlier_sigma: float | None = None,
+    whiten: str = "none",
     dtype: str = "float32",
+    threads: int = 1,
     seed: int = 0,
 ) -> None:
-    """Normalize every image of a table; images whose background is constant or not finite are set apart.
+    """Normalize every image of a table; images whose background is constant, those that are not finite, and outliers are set apart.
 
     Parameters
     ----------
@@ -59,7 +68,12 @@ def normalize_particles(
     normalized_stack, normalized_star, rejects_star
         Written, in the order of `star`; the rejects have their reason in rlnCryorestoreRejectReason.
     statistics_csv
-        Written, one row a normalized particle: row (in `normalized_star`, from 0), mean, sigma, ramp_x, ramp_y; see `Normalized`.
+        Written, one row a normalized particle: row (in `normalized_star`, from 0), mean, sigma, ramp_x, ramp_y; see `Normalized`. Where
+        images are whitened also whitened_mean and whitened_sigma: what was subtracted and divided by afterwards.
+    normalized_cs
+        Written, if given: the same as `normalized_star`, for cryoSPARC.
+    noise_spectra
+        Written, if given: the spectra that the images were whitened with, one row a group; no rows where they were not.
     bg_radius
         Px of these images: the background is where i^2 + j^2 > bg_radius^2 about box // 2.
     remove_ramp
@@ -67,113 +81,164 @@ def normalize_particles(
     white_dust, black_dust
         Background sigmas above or below the background's mean beyond which a pixel is replaced by a draw from the background; None or
         negative: off. They mean the images as they are here: after an inversion, RELION's white dust is black.
+    outlier_sigma
+        Set apart particles whose background mean, background sigma or farthest pixel is further than this many robust sigmas from the
+        median of their micrograph (and half-set, where known). None: off.
+    whiten
+        "none"; or divide by the square root of the noise spectrum of each "micrograph", or of each "half_and_optics_group".
     dtype
         "float32" or "float16".
+    threads
+        Batches at a time; the result does not depend on it.
     seed
         Of the draws; each particle's depend on its identity alone.
 
     Raises
     ------
     CryorestoreError
-        If the background circle does not fit the box, or no particle is left.
+        If the background circle does not fit the box, no particle is left, or the groups for outliers or whitening are not known.
     """
     table = ParticleTable.read(star)
-    count, box_size = len(table), table.box_size
-    background = _background(box_size, bg_radius)
-    dust = _dust_thresholds(white_dust, black_dust)
-    identities = particle_identities(table) if any(np.isfinite(dust)) else [""] * count
-    reasons = [""] * count
+    job = _Job(table, bg_radius=bg_radius, remove_ramp=remove_ramp, dust=(white_dust, black_dust), threads=threads, seed=seed)
+    reasons = _outliers(job, outlier_sigma) if outlier_sigma is not None else [""] * len(table)
+    spectra = _spectra(job, whiten, reasons)
+    columns = ["row", "mean", "sigma", "ramp_x", "ramp_y", *(["whitened_mean", "whitened_sigma"] if spectra.groups.labels else [])]
     with ExitStack() as stack:
-        writer = stack.enter_context(MrcStackWriter(normalized_stack, count=count, box_size=box_size, pixel_size=table.pixel_size, dtype=dtype))
+        writer = stack.enter_context(
+            MrcStackWriter(normalized_stack, count=len(table), box_size=table.box_size, pixel_size=table.pixel_size, dtype=dtype)
+        )
         file = stack.enter_context(stack.enter_context(atomic_path(statistics_csv)).open("w", encoding="utf-8", newline=""))
-        statistics = csv.writer(file, lineterminator="\n")
-        statistics.writerow(["row", "mean", "sigma", "ramp_x", "ramp_y"])
-        for begin in progress(range(0, count, BATCH), description="normalize particles"):
-            rows = np.arange(begin, min(begin + BATCH, count))
-            images = _read(table, rows)
-            for image, row in zip(images if any(np.isfinite(dust)) else (), rows.tolist(), strict=False):
-                generator = np.random.default_rng(identity_hash(identities[row], seed=seed, purpose="dust"))
-                _replace_dust(image, background, dust, generator)
-            normalized = normalize_images(images, background=background, remove_ramp=remove_ramp)
-            good = _judge(normalized, images, background, rows, reasons)
-            values = np.column_stack([normalized.mean, normalized.sigma, normalized.ramp])[good]
-            statistics.writerows([writer.written + place, *map(repr, line)] for place, line in enumerate(values.tolist()))
-            writer.append(normalized.images[good])
-        writer.count = writer.written
+        file.write(",".join(columns) + "\n")
+        for rows, done in job.in_order(lambda rows: _finish(job, spectra, rows), _unjudged(reasons), description="normalize particles"):
+            for row, reason in zip(rows.tolist(), done.reasons, strict=True):
+                reasons[row] = reason
+            file.writelines(_lines(done.statistics, first=writer.written))
+            writer.append(done.images)
         if not writer.written:
-            raise CryorestoreError(f"{star}: 0 of {count} particles can be normalized (first: {reasons[0]}); look at the images")
+            raise CryorestoreError(f"{star}: 0 of {len(table)} particles can be normalized (first: {reasons[0]}); look at the images")
+        writer.count = writer.written
+    if noise_spectra is not None:
+        spectra.write(noise_spectra, pixel_size=table.pixel_size)
     kept = np.array([not reason for reason in reasons], bool)
-    table.take(~kept).with_columns({"rlnCryorestoreRejectReason": [reason for reason in reasons if reason]}).write(rejects_star)
-    table.take(kept).with_images(normalized_stack, box_size=box_size).write(normalized_star)
+    table.take(~kept).with_columns({REASON: [reason for reason in reasons if reason]}).write(rejects_star)
+    normalized = table.take(kept).with_images(normalized_stack, box_size=table.box_size, hashes=writer.hashes)
+    normalized.write(normalized_star)
+    if normalized_cs is not None:
+        write_particles_cs(normalized_cs, normalized)
     if not kept.all():
         row = int(np.flatnonzero(~kept)[0])
-        get_logger().warning("%s: %d of %d particles are rejected; first: row %d: %s", star, int((~kept).sum()), count, row + 1, reasons[row])
-    get_logger().info("normalized %d particles of %d px, background beyond %g px", int(kept.sum()), box_size, bg_radius)
+        get_logger().warning("%s: %d of %d particles are rejected; first: row %d: %s", star, int((~kept).sum()), len(kept), row + 1, reasons[row])
+    get_logger().info("normalized %d particles of %d px, background beyond %g px", writer.written, table.box_size, bg_radius)
 
 
-def normalize_images(images: Values, *, background: NDArray[np.bool_], remove_ramp: bool) -> Normalized:
-    """Subtract a plane (or the mean) and divide by the background's population sigma.
+class _Job:
+    """Particles, and how their images are read and normalized, batch by batch in `threads` threads."""
 
-    Parameters
-    ----------
-    images
-        (n, box, box), real space.
-    background
-        (box, box), true where the statistics are taken.
-    """
-    box_size = images.shape[-1]
-    y, x = (axis.astype(float) for axis in np.indices((box_size, box_size)) - box_size // 2)
-    design = np.stack([np.ones_like(x), x, y] if remove_ramp else [np.ones_like(x)])
-    coefficients = images[:, background] @ np.linalg.pinv(design[:, background])
-    flat = images - (coefficients @ design.reshape(len(design), -1)).reshape(images.shape)
-    rest = flat[:, background].mean(1)
-    flat -= rest[:, None, None]
-    sigma = np.sqrt((flat[:, background] ** 2).mean(1))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        scaled = flat / sigma[:, None, None]
-    ramp = coefficients[:, 1:] if remove_ramp else np.zeros((len(images), 2))
-    return Normalized(scaled, coefficients[:, 0] + rest, sigma, ramp)
+    def __init__(
+        self,
+        table: ParticleTable,
+        *,
+        bg_radius: float,
+        remove_ramp: bool,
+        dust: tuple[float | None, float | None],
+        threads: int,
+        seed: int,
+    ) -> None:
+        self.table, self.bg_radius, self._remove_ramp, self._threads, self._seed = table, bg_radius, remove_ramp, threads, seed
+        self.background = Background(table.box_size, bg_radius)
+        self._white, self._black = (np.inf if value is None or value <= 0 else float(value) for value in dust)
+        self._has_dust = bool(np.isfinite([self._white, self._black]).any())
+        self._identities = particle_identities(table) if self._has_dust else []
+
+    def normalize(self, rows: Rows) -> Normalized:
+        """Read some rows and normalize them."""
+        images = self.table.load_images(rows, finite=False)
+        for image, row in zip(images, rows.tolist(), strict=True) if self._has_dust else ():
+            _replace_dust(image, self.background.mask, self._white, self._black, self._generator(row))
+        return self.background.normalize(images, remove_ramp=self._remove_ramp, in_place=True)
+
+    def _generator(self, row: int) -> np.random.Generator:
+        return np.random.default_rng(identity_hash(self._identities[row], seed=self._seed, purpose="dust"))
+
+    def in_order(self, function: Callable[[Rows], Result], rows: Rows, *, description: str) -> Iterator[tuple[Rows, Result]]:
+        """Apply a function to batches of `rows`, `threads` of them at a time; results come in order, and no more than that many wait."""
+        size = max(1, _BATCH_PIXELS // self.table.box_size**2)
+        batches = [rows[begin : begin + size] for begin in range(0, len(rows), size)]
+        with ThreadPoolExecutor(self._threads) as pool:
+            waiting = deque((batch, pool.submit(function, batch)) for batch in batches[: self._threads])
+            for number in progress(range(len(batches)), description=description):
+                batch, result = waiting.popleft()
+                done = result.result()
+                if number + self._threads < len(batches):
+                    following = batches[number + self._threads]
+                    waiting.append((following, pool.submit(function, following)))
+                yield batch, done
 
 
-def _background(box_size: int, bg_radius: float) -> NDArray[np.bool_]:
-    if bg_radius <= 0 or 2 * bg_radius > box_size:
-        raise CryorestoreError(
-            f"bg_radius: found {bg_radius:g} px, expected more than 0 and at most half of the box of {box_size} px; "
-            f"choose about {int(0.75 * box_size / 2)}"
-        )
-    return np.asarray(background_mask(box_size, bg_radius).numpy(), bool)
-
-
-def _dust_thresholds(white_dust: float | None, black_dust: float | None) -> tuple[float, float]:
-    """Both in sigmas, infinite where off."""
-    white, black = (np.inf if value is None or value <= 0 else float(value) for value in (white_dust, black_dust))
-    return white, black
-
-
-def _replace_dust(image: Values, background: NDArray[np.bool_], dust: tuple[float, float], generator: np.random.Generator) -> None:
-    """Replace what is beyond the thresholds, anywhere in the image, by draws from the background."""
-    mean, sigma = image[background].mean(), image[background].std()
+def _replace_dust(image: Images, background: NDArray[np.bool_], white: float, black: float, generator: np.random.Generator) -> None:
+    """Replace what is beyond the thresholds (background sigmas), anywhere in the image, by draws from the background."""
+    known = image[background].astype(np.float64)
+    mean, sigma = known.mean(), known.std()
     if np.isfinite(sigma) and sigma >= SMALLEST_SIGMA:
-        beyond = (image > mean + dust[0] * sigma) | (image < mean - dust[1] * sigma)
+        beyond = (image > mean + white * sigma) | (image < mean - black * sigma)
         image[beyond] = generator.normal(mean, sigma, int(beyond.sum()))
 
 
-def _read(table: ParticleTable, rows: NDArray[np.int64]) -> Values:
-    """Images as they are, NaN and all: `ParticleTable.load_images` would end the run at the first bad one."""
-    files, file_id, index = table.image_locations()
-    images = np.empty((len(rows), table.box_size, table.box_size), np.float64)
-    for number in np.unique(file_id[rows]):
-        here = np.flatnonzero(file_id[rows] == number)
-        images[here] = read_layout(files[number]).data()[index[rows[here]]]
-    return images
+def _unjudged(reasons: list[str]) -> Rows:
+    return np.flatnonzero([not reason for reason in reasons])
 
 
-def _judge(normalized: Normalized, images: Values, background: NDArray[np.bool_], rows: NDArray[np.int64], reasons: list[str]) -> NDArray[np.bool_]:
-    """Which images are good; the others' reasons are noted."""
-    finite = np.asarray(np.isfinite(images).all((1, 2)), bool)
-    spread = images[:, background].max(1) - images[:, background].min(1)
-    varied = np.asarray((normalized.sigma >= SMALLEST_SIGMA) & (spread > 0), bool)
-    for place in np.flatnonzero(~(finite & varied)).tolist():
-        constant = f"constant background: sigma {normalized.sigma[place]:.3g}, expected at least {SMALLEST_SIGMA:g}"
-        reasons[int(rows[place])] = constant if finite[place] else "holds NaN or infinite values"
-    return np.asarray(finite & varied, bool)
+def _finish(job: _Job, spectra: NoiseSpectra, rows: Rows) -> _Finished:
+    normalized = job.normalize(rows)
+    good = np.asarray(normalized.sigma >= SMALLEST_SIGMA) & np.isfinite(normalized.sigma)
+    reasons = ["" if fine else _reason(sigma) for fine, sigma in zip(good.tolist(), normalized.sigma.tolist(), strict=True)]
+    images = normalized.images if good.all() else normalized.images[good]
+    statistics = np.column_stack([normalized.mean, normalized.sigma, normalized.ramp])[good]
+    if spectra.groups.labels and len(images):
+        whitened = job.background.normalize(spectra.whiten(images, rows[good]), remove_ramp=False, in_place=True)
+        images, statistics = whitened.images, np.column_stack([statistics, whitened.mean, whitened.sigma])
+    return _Finished(images, statistics, reasons)
+
+
+def _reason(sigma: float) -> str:
+    if np.isfinite(sigma):
+        return f"constant background: sigma {sigma:.3g}, expected at least {SMALLEST_SIGMA:g}"
+    return "holds NaN or infinite values, or numbers too large for single precision"
+
+
+def _lines(statistics: NDArray[np.float64], *, first: int) -> Iterator[str]:
+    form = ",".join(["%d", *["%.9g"] * statistics.shape[1]]) + "\n"
+    return (form % (number, *line) for number, line in enumerate(statistics.tolist(), first))
+
+
+def _outliers(job: _Job, outlier_sigma: float) -> list[str]:
+    """The reason of every outlier, found in a pass of its own: what a micrograph's particles have in common is known at its end."""
+    groups = outlier_groups(job.table)
+    values = {name: np.full(len(groups), np.nan) for name in ("background mean", "background sigma", "farthest pixel in background sigmas")}
+    mean, sigma, farthest = values.values()
+
+    def measure(rows: Rows) -> None:
+        normalized = job.normalize(rows)
+        good = np.isfinite(normalized.sigma) & (normalized.sigma >= SMALLEST_SIGMA)
+        mean[rows[good]], sigma[rows[good]] = normalized.mean[good], normalized.sigma[good]
+        flat = normalized.images[good].reshape(int(good.sum()), -1)
+        farthest[rows[good]] = np.maximum(flat.max(1, initial=0), -flat.min(1, initial=0))
+
+    for _ in job.in_order(measure, np.arange(len(groups)), description="look for outliers"):
+        pass
+    return find_outliers(values, groups, outlier_sigma=outlier_sigma)
+
+
+def _spectra(job: _Job, whiten: str, reasons: list[str]) -> NoiseSpectra:
+    """The noise spectra of the groups that `whiten` names, from the particles that have no reason to be rejected."""
+    groups, box_size = whitening_groups(job.table, whiten), job.table.box_size
+    if not groups.labels:
+        return no_spectra(groups, box_size=box_size)
+
+    def good_images(rows: Rows) -> tuple[Rows, Images]:
+        normalized = job.normalize(rows)
+        good = np.isfinite(normalized.sigma) & (normalized.sigma >= SMALLEST_SIGMA)
+        return rows[good], normalized.images[good]
+
+    batches = (good for _, good in job.in_order(good_images, _unjudged(reasons), description="estimate noise spectra"))
+    return estimate_spectra(batches, groups, box_size=box_size, bg_radius=job.bg_radius)

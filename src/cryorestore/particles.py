@@ -1,6 +1,6 @@
 """The particle table: one row a particle in RELION 3.1's form, whatever the file's form was."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cryorestore.ctf import CtfParameters
+from cryorestore.ctf_parameters import CtfParameters
 from cryorestore.errors import CryorestoreError
 from cryorestore.geometry import euler_to_matrices
+from cryorestore.io.binding import BLOB_SIGN, IMAGE_HASH, blob_signs, check_hashes, stored_hashes
 from cryorestore.io.cryosparc import read_cs
 from cryorestore.io.locations import ImageLocations, locate_images
 from cryorestore.io.mrc import Images
-from cryorestore.io.relion import ANGLES, to_relion_31, unmodelled_columns
+from cryorestore.io.relion import ANGLES, PREMULTIPLIED, to_relion_31, unmodelled_columns
 from cryorestore.io.star import Cells, Rows, StarBlock, read_star, write_star
 from cryorestore.logs import warn_once
 
@@ -32,7 +33,9 @@ class ParticleTable:
     project_root: Path | None = None
 
     @classmethod
-    def read(cls, path: str | Path, *, pixel_size: float | None = None, project_root: str | Path | None = None) -> "ParticleTable":
+    def read(
+        cls, path: str | Path | Sequence[str | Path], *, pixel_size: float | None = None, project_root: str | Path | None = None
+    ) -> "ParticleTable":
         """Read a STAR file of RELION 3.0, 3.1 or 5, or a cryoSPARC `.cs`.
 
         RELION 3.0 is converted here: optics groups are made, the pixel size is 1e4 rlnDetectorPixelSize / rlnMagnification, origins
@@ -41,7 +44,7 @@ class ParticleTable:
         Parameters
         ----------
         path
-            The table.
+            The table; a .cs may be followed by its passthrough files.
         pixel_size
             Angstrom per pixel of the images; overrides the table's.
         project_root
@@ -52,8 +55,10 @@ class ParticleTable:
         CryorestoreError
             If the file cannot be understood, or images are listed without a pixel size.
         """
-        path = Path(path)
-        file = read_cs([path]) if path.suffix == ".cs" else read_star(path)
+        path, *passthrough = [Path(path)] if isinstance(path, str | Path) else [Path(each) for each in path]
+        if passthrough and path.suffix != ".cs":
+            raise CryorestoreError(f"{path}: found {1 + len(passthrough)} tables, expected one STAR file, or a .cs with its passthrough files")
+        file = read_cs([path, *passthrough]) if path.suffix == ".cs" else read_star(path)
         particles, optics = to_relion_31(file, pixel_size=pixel_size)
         table = cls(particles, optics, path, None if project_root is None else Path(project_root))
         table._check_groups()
@@ -127,14 +132,22 @@ class ParticleTable:
     @property
     def ctf_premultiplied(self) -> bool:
         """Whether the images of any used optics group are multiplied by their CTF already."""
-        name = "rlnCtfDataAreCtfPremultiplied"
-        return name in self.optics and bool(self._from_optics(self.optics.floats(name)).any())
+        return PREMULTIPLIED in self.optics and bool(self._from_optics(self.optics.floats(PREMULTIPLIED)).any())
 
     @cached_property
     def _locations(self) -> ImageLocations:
         if "rlnImageName" not in self.particles:
             raise CryorestoreError(f"{self.path}: column _rlnImageName is missing, expected a table of particle images; extract the particles first")
-        return locate_images(self.particles.column("rlnImageName"), table=self.path, project_root=self.project_root)
+        return locate_images((name for (name,) in self.particles.cells("rlnImageName")), table=self.path, project_root=self.project_root)
+
+    @cached_property
+    def _hashes(self) -> NDArray[np.uint32] | None:
+        return stored_hashes(self.particles, table=self.path)
+
+    @cached_property
+    def signs(self) -> NDArray[np.float32]:
+        """What each stored image is multiplied by when it is read, 1 or -1, shape (n,)."""
+        return blob_signs(self.particles, table=self.path)
 
     @property
     def box_size(self) -> int:
@@ -158,14 +171,30 @@ class ParticleTable:
         found = self._locations
         return [stack.path for stack in found.stacks], found.file_id, found.index
 
-    def load_images(self, rows: Rows | None = None) -> Images:
-        """Read images, float32 (n, box, box), in the order of `rows` (all without it); each stack is read once, in its own order."""
+    def load_images(self, rows: Rows | None = None, *, finite: bool = True) -> Images:
+        """Read images, float32 (n, box, box), in the order of `rows` (all without it), multiplied by their sign (`signs`).
+
+        Where the table has rlnCryorestoreImageHash, every image that is read is compared with it.
+
+        Parameters
+        ----------
+        rows
+            0-based numbers, a mask or a slice.
+        finite
+            Whether NaN and infinite values are an error; otherwise they are returned.
+
+        Raises
+        ------
+        CryorestoreError
+            If an image is not the one that its row was written with, or cannot be read.
+        """
         found, chosen = self._locations, self._row_numbers(rows)
-        images = np.empty((len(chosen), found.box_size, found.box_size), np.float32)
-        file_id = found.file_id[chosen]
-        for number in np.unique(file_id):
-            here = np.flatnonzero(file_id == number)
-            images[here] = found.stacks[number].read(found.index[chosen[here]])
+        images = found.read(chosen, finite=finite)
+        if self._hashes is not None:
+            check_hashes(images, chosen, expected=self._hashes, locations=found, table=self.path)
+        signs = self.signs[chosen]
+        if (signs < 0).any():
+            images *= signs[:, None, None]
         return images
 
     def iter_images(self, batch_size: int) -> Iterator[Images]:
@@ -283,19 +312,40 @@ class ParticleTable:
         """Replace or append columns of the particles; see `StarBlock.with_columns`."""
         return replace(self, particles=self.particles.with_columns(values))
 
-    def with_images(self, stack: str | Path, *, box_size: int, pixel_size: float | None = None) -> "ParticleTable":
+    def with_images(
+        self, stack: str | Path, *, box_size: int, pixel_size: float | None = None, hashes: Sequence[str] | None = None
+    ) -> "ParticleTable":
         """Name the images 000001@stack.. in row order, as a stack written in that order needs it.
 
         The earlier name is kept as rlnImageOriginalName, unless there is one already; the optics table gets the box, and the pixel size if given.
+
+        Parameters
+        ----------
+        stack
+            The stack, as it is to be named.
+        box_size, pixel_size
+            Px; angstrom.
+        hashes
+            Of the images in the stack's order (`MrcStackWriter.hashes`): they bind the rows to them.
+
+        Raises
+        ------
+        CryorestoreError
+            If there are more or fewer hashes than rows.
         """
+        if hashes is not None and len(hashes) != len(self):
+            raise CryorestoreError(f"{stack}: found {len(hashes)} images written, expected {len(self)}, one a row of {self.path}; run the step again")
         columns: dict[str, Cells] = {"rlnImageName": [f"{number:06d}@{stack}" for number in range(1, len(self) + 1)]}
         if "rlnImageName" in self.particles and "rlnImageOriginalName" not in self.particles:
             columns["rlnImageOriginalName"] = self.particles.column("rlnImageName")
+        if hashes is not None:
+            columns[IMAGE_HASH] = hashes
+        particles = self.particles.without_columns([BLOB_SIGN, *([IMAGE_HASH] if hashes is None else [])])
         groups = len(self.optics)
         optics: dict[str, Cells] = {"rlnImageSize": np.full(groups, box_size), "rlnImageDimensionality": np.full(groups, 2)}
         if pixel_size is not None:
             optics["rlnImagePixelSize"] = np.full(groups, float(pixel_size))
-        return replace(self, particles=self.particles.with_columns(columns), optics=self.optics.with_columns(optics))
+        return replace(self, particles=particles.with_columns(columns), optics=self.optics.with_columns(optics))
 
     def write(self, path: str | Path) -> None:
         """Write RELION 3.1's form: data_optics and data_particles."""

@@ -6,26 +6,31 @@ judged by trying its usual mistakes. What the data cannot tell (the hand and the
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from cryorestore.findings import Finding, has_error, print_findings
+from cryorestore.errors import CryorestoreError
+from cryorestore.files import write_json
+from cryorestore.findings import Finding, print_findings
 from cryorestore.fourier import to_fourier, to_real
 from cryorestore.logs import get_logger
 from cryorestore.masks import soft_disc, soft_sphere
 from cryorestore.particles import ParticleTable
 from cryorestore.preflight_map import judge_hand, judge_pixel_size, read_given_map
-from cryorestore.preflight_particles import LARGEST_BOX, Agreement, SmallParticles, load_small_particles, odd_even_agreement, read_particles
+from cryorestore.preflight_particles import LARGEST_BOX, Agreement, SmallParticles, load_small_particles, odd_even_agreement
 
 FEWEST = 50
 """Particles below which odd and even ones are not expected to agree."""
 
 _SIGNIFICANT = 3.0
 """Standard errors from which on two readings are told apart; one more until the given one is called wrong, for images share their maps."""
+
+_VISIBLE = 0.1
+"""Mean FSC at shuffled poses from which on the images are clear enough that right poses would have to show."""
 
 
 @dataclass(frozen=True)
@@ -36,61 +41,76 @@ class Reading:
     mend: str
 
 
-def run_preflight(
-    *,
+def preflight(
     star: str | Path | Sequence[str | Path],
-    half_maps: Sequence[str | Path] | None = None,
+    *,
+    preflight_json: str | Path | None = None,
     reference_map: str | Path | None = None,
+    half_maps: Sequence[str | Path] | None = None,
     pixel_size: float | None = None,
     project_root: str | Path | None = None,
-    count: int = 300,
     symmetry: str = "C1",
+    count: int = 300,
+    largest_box: int = LARGEST_BOX,
+    refuse: bool = True,
     seed: int = 1,
-    box_size: int = LARGEST_BOX,
 ) -> list[Finding]:
-    """Judge contrast, poses, shift units, CTF convention and, against a map, hand and pixel size.
+    """Judge contrast, poses, shift units, CTF convention and, against a map, hand and pixel size, on a few hundred particles.
+
+    Nothing is learned from the particles: both half-sets are drawn from, and no later step reads what is found.
 
     Parameters
     ----------
     star
         A STAR file, or a .cs with its passthrough files after it.
-    half_maps
-        The two half-maps of the refinement that the poses are from.
+    preflight_json
+        Written, if given: the findings, also where they end the run.
     reference_map
         Any map of the structure in the frame of the poses; used in place of the half-maps.
+    half_maps
+        The two half-maps of the refinement that the poses are from.
     pixel_size
         Angstrom per px, overriding the table's.
     project_root
         Folder that the stack names start from.
-    count
-        Particles drawn.
     symmetry
         Point group in RELION's setting.
+    count
+        Particles drawn.
+    largest_box
+        Largest box that is reconstructed, px.
+    refuse
+        End with an error if a finding is one; otherwise warn only.
     seed
         Of the draw.
-    box_size
-        Largest box that is reconstructed, px.
 
     Raises
     ------
     CryorestoreError
-        If the table or an image cannot be read; a finding is no exception.
+        If the table or an image cannot be read, or a finding is an error and `refuse` is set.
     """
     paths = [star] if isinstance(star, str | Path) else list(star)
-    return judge_table(
-        read_particles(paths, pixel_size=pixel_size, project_root=project_root),
-        maps=[reference_map] if reference_map is not None else list(half_maps or ()),
-        count=count,
-        symmetry=symmetry,
-        seed=seed,
-        box_size=box_size,
-    )
+    table = ParticleTable.read(paths, pixel_size=pixel_size, project_root=project_root)
+    maps = [reference_map] if reference_map is not None else list(half_maps or ())
+    findings = judge_table(table, maps=maps, count=count, symmetry=symmetry, seed=seed, box_size=largest_box)
+    if preflight_json is not None:
+        write_json(preflight_json, {"findings": [asdict(finding) for finding in findings]})
+    print_findings(findings)
+    errors = [f"{finding.subject}: {finding.found}; {finding.mend}" for finding in findings if finding.level == "error"]
+    if errors and refuse:
+        listed = "\n  ".join(errors)
+        raise CryorestoreError(
+            f"{paths[0]}: the preflight finds an error, mend it before anything costly runs (or set preflight.refuse to false):\n  {listed}"
+        )
+    for line in errors:
+        get_logger().warning("%s: preflight: %s", paths[0], line)
+    return findings
 
 
 def judge_table(
     table: ParticleTable, *, maps: Sequence[str | Path], count: int, symmetry: str, seed: int, box_size: int = LARGEST_BOX
 ) -> list[Finding]:
-    """As `run_preflight`, for a table that is read already; `maps` is empty, one map or two half-maps."""
+    """As `preflight`, for a table that is read already; `maps` is empty, one map or two half-maps."""
     particles = load_small_particles(table, count=count, symmetry=symmetry, seed=seed, box_size=box_size)
     if not particles.posed:
         mend = "refine first, or set input.has_poses to false: then nothing is reconstructed or restored by a map"
@@ -119,7 +139,7 @@ def judge_contrast(particles: SmallParticles, given: Agreement | None) -> Findin
     said = f"CTF-corrected images are {'brighter' if z > 0 else 'darker'} in the middle by {abs(z):.1f} standard errors"
     if density is not None:
         said += f"; the map's centre is {'positive' if density > 0 else 'negative'}"
-    mend = "particles must be white: invert the contrast (extract.invert_contrast, or `relion_image_handler --multiply_constant -1`)"
+    mend = "particles must be white: invert the contrast (extract.invert_contrast, or input.invert_contrast for a ready stack)"
     if z < -_SIGNIFICANT and (density is None or density < 0):
         return Finding("error", "contrast", said, mend)
     if z > _SIGNIFICANT and (density is None or density > 0):
@@ -172,7 +192,9 @@ def judge_poses(particles: SmallParticles, given: Agreement, *, seed: int) -> Fi
     explained = _judge("poses", given, readings, particles, said=said, signal=False)
     if explained.level == "error":
         return explained
-    mend = "the poses belong to other images (rows in another order, another stack), or particles are too noisy: raise count to see which"
+    mend = "the poses belong to other images (rows in another order, another stack), or particles are too noisy: raise preflight.count to see which"
+    if shuffled.area < _VISIBLE:
+        return Finding("warning", "poses", f"{said}: {len(particles)} particles as noisy as these are too few to tell", mend)
     return Finding("error", "poses", f"{said}: the poses carry no signal", mend)
 
 
@@ -235,54 +257,3 @@ def _judge(subject: str, given: Agreement, readings: Mapping[str, Reading], part
         return Finding("warning", subject, f"{said}: not judged, as the poses carry no signal", "mend the poses first")
     alike = [name for name, gain in gains.items() if gain > -_SIGNIFICANT]
     return Finding("ok", subject, said + (f"; not told apart from {', '.join(alike)} at this resolution" if alike else ""), "")
-
-
-def preflight(
-    *star: Path,
-    half_maps: list[Path] | None = None,
-    reference_map: Path | None = None,
-    pixel_size: float | None = None,
-    project_root: Path | None = None,
-    count: int = 300,
-    symmetry: str = "C1",
-    seed: int = 1,
-    box_size: int = LARGEST_BOX,
-) -> None:
-    """Check contrast, poses, shift units, CTF, hand and pixel size on a few hundred particles; exit code 1 on an error.
-
-    Parameters
-    ----------
-    star
-        A STAR file, or a .cs with its passthrough files after it.
-    half_maps
-        The two half-maps of the refinement that the poses are from.
-    reference_map
-        Any map of the structure in the frame of the poses; used in place of the half-maps.
-    pixel_size
-        Angstrom per px, overriding the table's.
-    project_root
-        Folder that the stack names start from.
-    count
-        Particles drawn.
-    symmetry
-        Point group in RELION's setting.
-    seed
-        Of the draw.
-    box_size
-        Largest box that is reconstructed, px.
-    """
-    findings = run_preflight(
-        star=star,
-        half_maps=half_maps,
-        reference_map=reference_map,
-        pixel_size=pixel_size,
-        project_root=project_root,
-        count=count,
-        symmetry=symmetry,
-        seed=seed,
-        box_size=box_size,
-    )
-    print_findings(findings)
-    if has_error(findings):
-        get_logger().error("preflight: an error is found; mend it before the pipeline runs")
-        raise SystemExit(1)

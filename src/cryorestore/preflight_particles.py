@@ -1,26 +1,21 @@
 """A few hundred small particles and what their odd and even ones agree on, under one reading of their table."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
 from torch import Tensor
 
+from cryorestore.background import Background
 from cryorestore.ctf import CtfParameters, ctf_2d
 from cryorestore.errors import CryorestoreError
 from cryorestore.fourier import fourier_crop_2d, hermitian_weights, radial_shells_3d
 from cryorestore.fsc import fourier_shell_correlation
 from cryorestore.geometry import symmetry_matrices
-from cryorestore.io.cryosparc import read_cs
-from cryorestore.io.relion import to_relion_31
-from cryorestore.masks import background_mask
-from cryorestore.normalize import normalize_images
 from cryorestore.particles import ParticleTable
+from cryorestore.posed import posed_rows
 from cryorestore.project import FourierVolume
 from cryorestore.reconstruct.native import BackProjector, backproject
 
@@ -86,17 +81,6 @@ class Agreement:
         return float(difference.mean()) / max(error, 1e-9)
 
 
-def read_particles(paths: Sequence[str | Path], *, pixel_size: float | None = None, project_root: str | Path | None = None) -> ParticleTable:
-    """Read a STAR file, or a .cs with its passthrough files after it."""
-    first = Path(paths[0])
-    if first.suffix != ".cs" and len(paths) > 1:
-        raise CryorestoreError(f"{first}: found {len(paths)} tables, expected one STAR file, or a .cs with its passthrough files; name one")
-    if first.suffix == ".cs" and len(paths) > 1:
-        particles, optics = to_relion_31(read_cs(paths), pixel_size=pixel_size)
-        return ParticleTable(particles, optics, first, None if project_root is None else Path(project_root))
-    return ParticleTable.read(first, pixel_size=pixel_size, project_root=project_root)
-
-
 def load_small_particles(table: ParticleTable, *, count: int, symmetry: str, seed: int, box_size: int = LARGEST_BOX) -> SmallParticles:
     """Draw `count` particles (with poses, if there are any) and bring them to a box of at most `box_size` px.
 
@@ -105,8 +89,9 @@ def load_small_particles(table: ParticleTable, *, count: int, symmetry: str, see
     CryorestoreError
         If images are missing, the table is empty, or no image has a background that varies.
     """
-    posed = bool(table.has_poses.any())
-    candidates = np.flatnonzero(table.has_poses) if posed else np.arange(len(table))
+    with_pose = posed_rows(table)
+    posed = bool(with_pose.any())
+    candidates = np.flatnonzero(with_pose) if posed else np.arange(len(table))
     if not len(candidates):
         raise CryorestoreError(f"{table.path}: found no rows, expected particles; check the step that wrote it")
     chosen = np.random.default_rng(seed).choice(candidates, min(count, len(candidates)), replace=False)
@@ -137,11 +122,13 @@ def load_small_particles(table: ParticleTable, *, count: int, symmetry: str, see
 
 def _grey_scaled(table: ParticleTable, box_size: int) -> Tensor:
     full_box = table.box_size
-    background: NDArray[np.bool_] = background_mask(full_box, _BACKGROUND_RADIUS * full_box).numpy()
+    background = Background(full_box, _BACKGROUND_RADIUS * full_box)
+    even = full_box // 2 * 2
     batches = []
-    for images in table.iter_images(_BATCH):
-        normalized = normalize_images(images.astype(np.float64), background=background, remove_ramp=True).images
-        batches.append(fourier_crop_2d(torch.from_numpy(normalized).float()[..., : full_box // 2 * 2, : full_box // 2 * 2], box_size))
+    for begin in range(0, len(table), _BATCH):
+        images = table.load_images(slice(begin, begin + _BATCH), finite=False)
+        normalized = torch.from_numpy(background.normalize(images, remove_ramp=True).images)
+        batches.append(fourier_crop_2d(normalized[..., :even, :even], box_size))
     return torch.cat(batches)
 
 

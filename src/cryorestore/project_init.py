@@ -4,31 +4,27 @@ import os
 import re
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from cryorestore.config import load_configuration
-from cryorestore.config.loading import DEFAULTS, read_yaml
-from cryorestore.config.paths import PROJECT_ROOT, project_path
-from cryorestore.dataset_file import Entries, Sourced, render_dataset
+from cryorestore.config.paths import PROJECT_ROOT
+from cryorestore.dataset_file import Entries, Sourced, data_root_entries, render_dataset
 from cryorestore.errors import CryorestoreError
 from cryorestore.files import atomic_path
 from cryorestore.findings import Finding, has_error, print_findings
-from cryorestore.io.mrc import read_map
 from cryorestore.logs import get_logger
 from cryorestore.particles import ParticleTable
 from cryorestore.preflight import judge_table
-from cryorestore.preflight_particles import read_particles
+from cryorestore.project_entries import particle_sizes, symmetry_entries
+from cryorestore.project_picks import Picks, picks_entries, read_bare_micrographs, read_picking_job
 from cryorestore.project_readers import Job, read_bare_table, read_cryosparc_job, read_relion_job
 
 DATASETS = PROJECT_ROOT / "config/datasets"
 FEWEST_TO_LEARN_FROM = 500
 """Particles with poses below which a network has little to learn from."""
-
-_BACKGROUND = 0.375
-"""Background radius as a share of the box where no diameter is known: RELION's default is a circle of 75 % of it."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +56,7 @@ def initialize_project(
     name: str | None = None,
     pixel_size: float | None = None,
     symmetry: str | None = None,
+    particle_diameter: float | None = None,
     datasets_dir: str | Path = DATASETS,
     overwrite: bool = False,
     preflight: bool = True,
@@ -69,17 +66,19 @@ def initialize_project(
     Parameters
     ----------
     relion
-        Folder of a RELION job, such as PROJECT/Refine3D/job012.
+        Folder of a RELION job, such as PROJECT/Refine3D/job012; also Extract, AutoPick, ManualPick or Import.
     cryosparc
         Folder of a cryoSPARC job, such as P12/J45.
     table
-        A bare .star or .cs; one of these three is given.
+        A bare .star (of particles, or of micrographs with their picks beside them) or .cs; one of these three is given.
     name
         Name of the data set; made from the folders' names without it.
     pixel_size
         Angstrom per px, overriding the table's.
     symmetry
         Point group, overriding the job's.
+    particle_diameter
+        Angstrom, overriding the job's.
     datasets_dir
         Folder of the dataset files.
     overwrite
@@ -93,24 +92,59 @@ def initialize_project(
         If not one source is given, the job has no particles, the table cannot be read, the file is there already, or the configuration
         that would be written is refused.
     """
+    picks = _picks(relion, cryosparc, table)
+    if picks is not None:
+        path = _free_path(datasets_dir, name or _dataset_name(picks.name), overwrite)
+        entries, missing, comments = picks_entries(picks, pixel_size=pixel_size, particle_diameter=particle_diameter)
+        entries |= symmetry_entries(None, symmetry, missing)
+        _write(path, entries, [*comments, *(f"Missing: {line}" for line in missing)])
+        return Initialized(path, missing, [])
     job = _job(relion, cryosparc, table)
-    dataset = name or _dataset_name(job.name)
-    path = Path(datasets_dir) / f"{dataset}.yaml"
-    if path.exists() and not overwrite:
-        raise CryorestoreError(f"{path}: is there already; give another --name, or --overwrite to replace it")
+    if particle_diameter is not None:
+        job = replace(job, particle_diameter=Sourced(particle_diameter, "--particle-diameter"))
+    path = _free_path(datasets_dir, name or _dataset_name(job.name), overwrite)
     survey = _survey(job, pixel_size)
     entries, missing = _entries(job, survey, pixel_size_given=pixel_size is not None, symmetry=symmetry)
-    text = render_dataset(entries, comments=_comments(job, survey, missing))
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / f"{dataset}.yaml").write_text(text, encoding="utf-8")
-        load_configuration({"datasets": [dataset], "datasets_dir": folder})
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    _write(path, entries, _comments(job, survey, missing))
     findings: list[Finding] = []
     if preflight and survey.images_there and survey.pixel_size is not None:
         group = entries["symmetry"].value if "symmetry" in entries else "C1"
         findings = judge_table(survey.table, maps=job.half_maps, count=300, symmetry=group, seed=1)
     return Initialized(path, missing, findings)
+
+
+def _picks(relion: str | Path | None, cryosparc: str | Path | None, table: str | Path | None) -> Picks | None:
+    """Micrographs and picks, where the source has those and no particle images."""
+    if cryosparc is not None or (relion is not None and table is not None):
+        return None
+    if table is not None:
+        path = Path(table).absolute()
+        return read_bare_micrographs(path) if path.is_file() else None
+    picks = None if relion is None else read_picking_job(relion)
+    if picks is None or picks.particles_star is None:
+        return picks
+    particles = ParticleTable.read(picks.particles_star, project_root=picks.root)
+    try:
+        return None if "rlnImageName" in particles.particles and particles.box_size else picks
+    except CryorestoreError:
+        return picks
+
+
+def _free_path(datasets_dir: str | Path, name: str, overwrite: bool) -> Path:
+    path = Path(datasets_dir) / f"{name}.yaml"
+    if path.exists() and not overwrite:
+        raise CryorestoreError(f"{path}: is there already; give another --name, or --overwrite to replace it")
+    return path
+
+
+def _write(path: Path, entries: Entries, comments: Sequence[str]) -> None:
+    """Write the dataset file if the configuration that it makes is in order."""
+    text = render_dataset(entries, comments=comments)
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / path.name).write_text(text, encoding="utf-8")
+        load_configuration({"datasets": [path.stem], "datasets_dir": folder})
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _job(relion: str | Path | None, cryosparc: str | Path | None, table: str | Path | None) -> Job:
@@ -128,7 +162,7 @@ def _dataset_name(text: str) -> str:
 
 
 def _survey(job: Job, pixel_size: float | None) -> Survey:
-    table = read_particles(job.tables, pixel_size=pixel_size, project_root=job.root)
+    table = ParticleTable.read(job.tables, pixel_size=pixel_size, project_root=job.root)
     missing = list(job.missing)
     images_there = False
     box_size: int | None = None
@@ -172,67 +206,21 @@ def _entries(job: Job, survey: Survey, *, pixel_size_given: bool, symmetry: str 
         missing.append("half-sets (rlnRandomSubset): the split will be drawn, but the poses are not independent between such halves")
     if "rlnDefocusU" not in table.particles:
         missing.append("CTF (rlnDefocusU): estimate it, or join it by micrograph")
-    entries |= _size_entries(job, survey)
-    entries |= _symmetry_entries(job, symmetry, missing)
+    entries |= particle_sizes(job, box_size=survey.box_size, pixel_size=survey.pixel_size)
+    entries |= symmetry_entries(job.symmetry, symmetry, missing)
     return entries, missing
 
 
 def _input_entries(job: Job) -> Entries:
-    defaults = read_yaml(PROJECT_ROOT / DEFAULTS, shown=DEFAULTS)
-    standard = Path(project_path(os.environ.get("CRYORESTORE_DATA", defaults["data_root"]))).resolve()
     root = job.root.resolve()
-    inside = root.is_relative_to(standard)
-    base = standard if inside else root
+    base, entries = data_root_entries(root)
     tables = [os.path.relpath(path.resolve(), base) for path in job.tables]
-    entries: Entries = {} if inside else {"data_root": Sourced(str(root), "folder of the project")}
     entries["input.kind"] = Sourced(job.kind, "kind of the table")
     if job.kind == "star":
         entries["input.particles_star"] = Sourced(tables[0], "found in the job, below data_root")
     else:
         entries["input.cs"] = Sourced(tables, "found in the job, below data_root")
     entries["input.project_root"] = Sourced(os.path.relpath(root, base), "names in the table start from here")
-    return entries
-
-
-def _size_entries(job: Job, survey: Survey) -> Entries:
-    """Background circle and mask, from the mask or the diameter or, failing both, from the box."""
-    box_size, pixel_size, diameter = survey.box_size, survey.pixel_size, job.particle_diameter
-    if box_size is None or pixel_size is None:
-        return {}
-    limit = box_size * pixel_size / 2
-    if diameter is not None:
-        radius, said = diameter.value / 2, f"particle diameter in {diameter.source}"
-        bg_radius = min(round(radius / pixel_size), int(0.475 * box_size))
-    else:
-        radius, said = 2 * _BACKGROUND * limit, f"{2 * _BACKGROUND:.0%} of the box as a diameter: a guess"
-        bg_radius = int(_BACKGROUND * box_size)
-    background = Sourced(bg_radius, f"{said}, px")
-    if job.mask is not None:
-        radius, said = _mask_radius(job.mask.value, pixel_size), f"reach of {job.mask.value.name} ({job.mask.source})"
-    return {"normalize.bg_radius": background, "mask.radius": Sourced(float(np.floor(10 * min(radius, limit)) / 10), f"{said}, angstrom")}
-
-
-def _mask_radius(path: Path, pixel_size: float) -> float:
-    """Distance (angstrom) of the farthest voxel in the mask from the box's centre."""
-    mask, stated = read_map(path)
-    inside = np.argwhere(mask > 0.5)
-    if not len(inside):
-        raise CryorestoreError(f"{path}: found no voxel above 0.5, expected a mask; remove it from the job's folder or make it again")
-    return float(np.sqrt(((inside - np.array(mask.shape) // 2) ** 2).sum(1).max())) * (stated or pixel_size)
-
-
-def _symmetry_entries(job: Job, symmetry: str | None, missing: list[str]) -> Entries:
-    found = Sourced(symmetry, "--symmetry") if symmetry is not None else job.symmetry
-    if found is None:
-        missing.append("symmetry: C1 is taken; set symmetry if it is another")
-        return {}
-    group = {"I2": "I"}.get(str(found.value).upper(), str(found.value).upper())
-    if not re.fullmatch(r"C[1-9][0-9]?|D[1-9][0-9]?|T|O|I", group):
-        missing.append(f"symmetry: {found.value} ({found.source}) is none of Cn, Dn, T, O, I (= I2); bring the poses into one of these settings")
-        return {}
-    entries = {"symmetry": Sourced(group, found.source)}
-    if group != "C1":
-        entries["reconstruct.backend"] = Sourced("native", "has symmetry; cryodrgn would take each particle many times")
     return entries
 
 
@@ -255,6 +243,7 @@ def init(
     name: str | None = None,
     pixel_size: float | None = None,
     symmetry: str | None = None,
+    particle_diameter: float | None = None,
     datasets_dir: Path = DATASETS,
     overwrite: bool = False,
     preflight: bool = True,
@@ -264,9 +253,9 @@ def init(
     Parameters
     ----------
     table
-        A bare .star or .cs.
+        A bare .star (of particles, or of micrographs with their picks beside them) or .cs.
     relion
-        Folder of a RELION job, such as PROJECT/Refine3D/job012.
+        Folder of a RELION job, such as PROJECT/Refine3D/job012; also Extract, AutoPick, ManualPick or Import.
     cryosparc
         Folder of a cryoSPARC job, such as P12/J45.
     name
@@ -275,6 +264,8 @@ def init(
         Angstrom per px, overriding the table's.
     symmetry
         Point group, overriding the job's.
+    particle_diameter
+        Angstrom, overriding the job's.
     datasets_dir
         Folder of the dataset files.
     overwrite
@@ -289,6 +280,7 @@ def init(
         name=name,
         pixel_size=pixel_size,
         symmetry=symmetry,
+        particle_diameter=particle_diameter,
         datasets_dir=datasets_dir,
         overwrite=overwrite,
         preflight=preflight,

@@ -51,7 +51,7 @@ def read_relion_job(folder: str | Path, *, table: Path | None = None) -> Job:
     folder = Path(folder).absolute()
     root = folder.parent.parent
     found = table or _relion_table(folder)
-    options, source = _relion_options(folder)
+    options, source = relion_options(folder)
     missing = [] if options else [f"job.star or run.job in {folder}: symmetry and particle diameter are not known from the job"]
     stem = "run" if found.name == "run_data.star" else found.name.removesuffix("_data.star")
     half_maps = _pair(folder, [(f"{stem}_half{half}_class001_unfil.mrc", f"{stem}_half{half}_class001.mrc") for half in (1, 2)])
@@ -87,7 +87,7 @@ def _number(pattern: str, name: str) -> int:
     return int(match[1]) if match else -1
 
 
-def _relion_options(folder: Path) -> tuple[dict[str, str], str]:
+def relion_options(folder: Path) -> tuple[dict[str, str], str]:
     """Options by RELION 3.1's names, and the file that they are from."""
     job_star, run_job = folder / "job.star", folder / "run.job"
     if job_star.is_file():

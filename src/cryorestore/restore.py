@@ -2,7 +2,7 @@
 
 import csv
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,7 @@ from cryorestore.postprocess import PostProcessor, load_postprocess
 from cryorestore.reconstruct.step import ACCEPTED_COLUMN
 from cryorestore.reference import Reference
 from cryorestore.seeds import derived_seeds
+from cryorestore.sharding import shard_rows
 
 ROW_COLUMN = "rlnCryorestoreRow"
 EVIDENCE_COLUMN = "rlnCryorestoreLogEvidence"
@@ -127,6 +128,8 @@ def restore_particles(
     precision: str = "auto",
     threads: int = 1,
     seed: int = 1,
+    shard: int = 1,
+    shards: int = 1,
 ) -> None:
     """Restore the particles of one half with what was learned from that half.
 
@@ -157,19 +160,24 @@ def restore_particles(
         How it is computed.
     seed
         Of draws; those of a particle depend on its identity alone.
+    shard, shards
+        Restore this one (from 1) of so many parts of the particles; `gather_shards` puts them together.
 
     Raises
     ------
     CryorestoreError
-        If particles, reference and networks do not belong together (`belonging.check_restorable`), or an image cannot be read.
+        If particles, reference and networks do not belong together (`belonging.check_restorable`), an image cannot be read, or a batch does not
+        fit into the GPU's memory.
     """
     torch.set_num_threads(threads)
-    table = ParticleTable.read(star)
+    everything = ParticleTable.read(star)
+    rows = shard_rows(len(everything), batch_size, shard=shard, shards=shards)
+    table = everything.take(rows)
     if len(table) == 0:
-        get_logger().warning("%s holds no particle: the tables are written empty, and no stack", star)
+        get_logger().warning("%s holds no particle%s: the tables are written empty, and no stack", star, "" if shards == 1 else " for this shard")
         table.write(restored_star)
         nothing = np.empty(0)
-        _write_evidence(evidence_csv, table, nothing, *judge_evidence(nothing, threshold=evidence_threshold))
+        _write_evidence(evidence_csv, table, nothing, *judge_evidence(nothing, threshold=evidence_threshold), first_row=0)
         return
     restorer = load_restorer(
         reference_map=reference_map,
@@ -187,15 +195,33 @@ def restore_particles(
         precision=precision,
     )
     check_restorable(table, restorer.conditions.reference, [path for path in (diffusion_weights, postprocess_weights) if path is not None])
-    box_size, pixel_size = table.box_size, table.pixel_size
-    log_evidence = np.full(len(table), np.nan)
-    evaluations = 0
+    batches = _restored_batches(table, restorer, batch_size=batch_size, seed=seed)
+    log_evidence, hashes, evaluations = _write_stacks(batches, table, restored_stack, deviation_stack)
+    probability, accepted = judge_evidence(log_evidence, threshold=evidence_threshold)
+    out = table.with_images(restored_stack, box_size=table.box_size, hashes=hashes).with_columns({ACCEPTED_COLUMN: accepted.astype(np.int64)})
+    if not np.isnan(log_evidence).all():
+        out = out.with_columns({EVIDENCE_COLUMN: log_evidence})
+    _write_evidence(evidence_csv, table, log_evidence, probability, accepted, first_row=rows.start)
+    out.write(restored_star)
+    get_logger().info("restored %d particles, %d accepted, %d network evaluations each", len(table), accepted.sum(), evaluations)
+
+
+def _write_stacks(
+    batches: Iterable[tuple[NDArray[np.int64], Restored]], table: ParticleTable, restored_stack: str | Path, deviation_stack: str | Path | None
+) -> tuple[NDArray[np.float64], list[str], int]:
+    """Write restored images, and deviations where they are wanted.
+
+    Returns the log evidence (n,), NaN where there is none, the images' hashes, and the network evaluations of a particle.
+    """
+    log_evidence, evaluations = np.full(len(table), np.nan), 0
     with ExitStack() as stack, torch.no_grad():
-        images_out = stack.enter_context(MrcStackWriter(restored_stack, count=len(table), box_size=box_size, pixel_size=pixel_size))
-        deviation_out = None
-        if deviation_stack is not None:
-            deviation_out = stack.enter_context(MrcStackWriter(deviation_stack, count=len(table), box_size=box_size, pixel_size=pixel_size))
-        for rows, restored in _restored_batches(table, restorer, batch_size=batch_size, seed=seed):
+
+        def writer(path: str | Path) -> MrcStackWriter:
+            return stack.enter_context(MrcStackWriter(path, count=len(table), box_size=table.box_size, pixel_size=table.pixel_size))
+
+        images_out = writer(restored_stack)
+        deviation_out = None if deviation_stack is None else writer(deviation_stack)
+        for rows, restored in batches:
             images_out.append(restored.images.numpy())
             evaluations = restored.network_evaluations
             if deviation_out is not None:
@@ -204,13 +230,7 @@ def restore_particles(
                 deviation_out.append(restored.deviation.numpy())
             if restored.log_evidence is not None:
                 log_evidence[rows] = restored.log_evidence.numpy()
-    probability, accepted = judge_evidence(log_evidence, threshold=evidence_threshold)
-    out = table.with_images(restored_stack, box_size=box_size).with_columns({ACCEPTED_COLUMN: accepted.astype(np.int64)})
-    if np.isfinite(log_evidence).all():
-        out = out.with_columns({EVIDENCE_COLUMN: log_evidence})
-    _write_evidence(evidence_csv, table, log_evidence, probability, accepted)
-    out.write(restored_star)
-    get_logger().info("restored %d particles, %d accepted, %d network evaluations each", len(table), accepted.sum(), evaluations)
+    return log_evidence, images_out.hashes, evaluations
 
 
 def _restored_batches(table: ParticleTable, restorer: Restorer, *, batch_size: int, seed: int) -> Iterator[tuple[NDArray[np.int64], Restored]]:
@@ -223,7 +243,12 @@ def _restored_batches(table: ParticleTable, restorer: Restorer, *, batch_size: i
     for rows, real in fixed_batches(count, batch_size, description="restore particles"):
         images = torch.from_numpy(table.load_images(rows))
         ctf = ctf_2d(parameters.take(rows), box_size=box_size, pixel_size=pixel_size)
-        restored = restorer(images, ctf, rotations[rows], shifts[rows], [seeds[row] for row in rows])
+        try:
+            restored = restorer(images, ctf, rotations[rows], shifts[rows], [seeds[row] for row in rows])
+        except torch.OutOfMemoryError as error:
+            raise CryorestoreError(
+                f"out of GPU memory with {batch_size} images at once; lower compute.batch_size, on which the last digits of the results depend"
+            ) from error
         yield rows[:real], first_of(restored, real)
 
 
@@ -244,9 +269,15 @@ def judge_evidence(log_evidence: NDArray[np.float64], *, threshold: float) -> tu
 
 
 def _write_evidence(
-    path: str | Path, table: ParticleTable, log_evidence: NDArray[np.float64], probability: NDArray[np.float64], accepted: NDArray[np.bool_]
+    path: str | Path,
+    table: ParticleTable,
+    log_evidence: NDArray[np.float64],
+    probability: NDArray[np.float64],
+    accepted: NDArray[np.bool_],
+    *,
+    first_row: int,
 ) -> None:
-    rows = table.particles.column(ROW_COLUMN) if ROW_COLUMN in table.particles else [str(row) for row in range(len(table))]
+    rows = table.particles.column(ROW_COLUMN) if ROW_COLUMN in table.particles else [str(first_row + row) for row in range(len(table))]
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["row", "image_name", "log_evidence", "probability", "accepted"])

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from cryorestore.ctf import CtfParameters
 from cryorestore.exposure import Scene, draw_objects, draw_scene, expose, grid_cells, mean_variance
 from cryorestore.geometry import Matrices, matrices_to_euler, perturb_rotations, random_rotations
+from cryorestore.io.binding import IMAGE_HASH
 from cryorestore.io.mrc import MrcStackWriter, write_map, write_micrograph
 from cryorestore.io.star import StarBlock, write_star
 from cryorestore.logs import get_logger, progress
@@ -135,7 +136,7 @@ def simulate_micrographs(
     volumes = [share * gain * molecule_volume(conformer, box_size=box_size, pixel_size=pixel_size) for conformer, share in shares if share > 0]
     write_map(truth_map, torch.stack(volumes).sum(0).numpy(), pixel_size=pixel_size)
     optics = _optics(box_size, pixel_size, voltage, spherical_aberration, amplitude_contrast)
-    tables.write(optics, micrographs_star=micrographs_star, particles_star=particles_star, truth_star=truth_star, truth_stack=truth_stack)
+    tables.write(optics, micrographs_star=micrographs_star, particles_star=particles_star, truth_star=truth_star, truth_images=writers[0])
     get_logger().info(
         "simulated %d micrographs with %d picks; SNR %g structural (before the CTF), %g shot (after it), %.4f effective (all noise, after the CTF)",
         count,
@@ -172,12 +173,13 @@ class _Tables:
         return StarBlock.from_columns(coordinates)
 
     def write(
-        self, optics: StarBlock, *, micrographs_star: str | Path, particles_star: str | Path, truth_star: str | Path, truth_stack: str | Path
+        self, optics: StarBlock, *, micrographs_star: str | Path, particles_star: str | Path, truth_star: str | Path, truth_images: MrcStackWriter
     ) -> None:
         """Write the three tables."""
         truths = _joined(self.truths)
-        images = [f"{row:06d}@{Path(truth_stack).as_posix()}" for row in range(1, len(truths["rlnMicrographName"]) + 1)]
-        write_star(truth_star, {"optics": optics, "particles": StarBlock.from_columns({"rlnImageName": images} | truths)})
+        images = [f"{row:06d}@{truth_images.path.as_posix()}" for row in range(1, truth_images.written + 1)]
+        bound = {"rlnImageName": images, IMAGE_HASH: truth_images.hashes}
+        write_star(truth_star, {"optics": optics, "particles": StarBlock.from_columns(bound | truths)})
         write_star(particles_star, {"optics": optics, "particles": StarBlock.from_columns(_joined(self.particles))})
         microscope = optics.without_columns(("rlnImagePixelSize", "rlnImageSize", "rlnImageDimensionality"))
         write_star(micrographs_star, {"optics": microscope, "micrographs": StarBlock.from_columns(_joined(self.micrographs))})

@@ -11,6 +11,7 @@ from cryorestore.identity import identity_fractions, particle_identities
 from cryorestore.logs import get_logger
 from cryorestore.particles import ParticleTable
 from cryorestore.picks import HAS_POSE
+from cryorestore.posed import posed_rows
 
 HOLDOUT = "rlnCryorestoreHoldout"
 ROW = "rlnCryorestoreRow"
@@ -60,7 +61,7 @@ def split_particles(
     halves = table.halves()
     absent = halves == 0
     halves = np.where(absent, 1 + (identity_fractions(identities, seed=seed, purpose="half") >= 0.5), halves)
-    posed = table.has_poses & (table.particles.ints(HAS_POSE) == 1) if HAS_POSE in table.particles else table.has_poses
+    posed = posed_rows(table)
     _check_counts(table, halves, posed)
     draws = identity_fractions(identities, seed=seed, purpose="holdout")
     table = table.with_columns({"rlnRandomSubset": halves, ROW: np.arange(len(table))})

@@ -1,5 +1,6 @@
 """The one flat object that says what a run found, one a method, and the last lines on the terminal."""
 
+import ast
 import csv
 import math
 from collections.abc import Mapping, Sequence
@@ -68,6 +69,7 @@ def write_summary(
         "resolution_raw_0143": raw["resolutions"].get("0.143"),
         "truth_resolution_raw_05": None if raw_truth_fsc is None else read_json(raw_truth_fsc)["resolutions"].get("0.5"),
         "seconds_total": sum(step["seconds"] for step in steps),
+        "gpu_hours": gpu_hours(steps),
         "peak_memory_gib": max((step["memory_gib"] for step in steps), default=0.0),
         "version": __version__,
         "commit": code_commit(),
@@ -83,7 +85,7 @@ def write_summary(
 
 
 def read_benchmarks(paths: Sequence[str | Path]) -> list[dict[str, Any]]:
-    """Step (its folder), job, seconds and peak memory (GiB; 0 where the job was too short to measure) of every benchmark file."""
+    """Step (its folder), job, seconds, GPUs asked for and peak memory (GiB; 0 where the job was too short to measure) of every benchmark file."""
     steps = []
     for path in map(Path, paths):
         with path.open(newline="", encoding="utf-8") as stream:
@@ -96,10 +98,18 @@ def read_benchmarks(paths: Sequence[str | Path]) -> list[dict[str, Any]]:
                 "job": path.stem,
                 "seconds": sum(_number(row.get("s")) for row in rows),
                 "memory_gib": max(_number(row.get("max_rss")) for row in rows) / 1024,
+                "gpus": _gpus(rows[-1].get("resources")),
                 "path": str(path),
             }
         )
     return steps
+
+
+def gpu_hours(steps: Sequence[Mapping[str, Any]]) -> float | None:
+    """Hours times GPUs that the jobs had asked for; None where their benchmarks do not tell (Snakemake without `benchmark-extended`)."""
+    if not all(step["gpus"] is not None for step in steps):
+        return None
+    return float(sum(step["seconds"] * step["gpus"] for step in steps) / 3600)
 
 
 def print_headline(summary: Mapping[str, Any], *, report: str | Path | None = None, console: Console | None = None) -> None:
@@ -174,6 +184,15 @@ def _self_consistency(fsc: Mapping[str, Any], controls: Mapping[str, Any]) -> di
     else:
         reason = "the curve never falls below 0.143" if value is None else None
     return {SELF_CONSISTENCY: value if reason is None else None, "self_consistency_reason": reason, "controls": dict(controls)}
+
+
+def _gpus(resources: str | None) -> int | None:
+    """GPUs in a job's resources, as `gpu` or as `gres` such as gpu:a100:2; None where the benchmark does not have them."""
+    if resources is None:
+        return None
+    found: dict[str, Any] = ast.literal_eval(resources)
+    gres = [part.split(":") for part in str(found.get("gres") or "").split(",")]
+    return int(found.get("gpu") or 0) or sum(int(part[-1]) if part[-1].isdigit() else 1 for part in gres if part[0] == "gpu")
 
 
 def _number(cell: str | None) -> float:

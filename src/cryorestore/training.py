@@ -1,7 +1,7 @@
 """Train the diffusion network and the post-processing network of one half-set from that half's pairs."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,15 +17,18 @@ from cryorestore.diffusion.process import CONDITIONS, Frame, Loss, Prediction
 from cryorestore.diffusion.sampler import Sampler
 from cryorestore.diffusion.schedule import NoiseSchedule
 from cryorestore.errors import CryorestoreError
+from cryorestore.launch import on_ranks
 from cryorestore.logs import get_logger
 from cryorestore.postprocess import PostprocessConfig, PostProcessor, PostprocessUnet
+from cryorestore.ranks import current_ranks
 from cryorestore.training_data import STATISTICS_PAIRS, TrainingPairs, root_mean_square
-from cryorestore.training_loop import Plan, Progress, StopRequest, Task, checkpoint_path, refuse_second_task, train, write_history
+from cryorestore.training_loop import Plan, Progress, StopRequest, Task, checkpoint_path, train, write_history
 from cryorestore.training_tasks import DiffusionTask, PostprocessTask, restore_pairs
 
 Network = TypeVar("Network", bound=nn.Module)
 
 
+@on_ranks
 def train_diffusion(
     *,
     pairs: str | Path,
@@ -50,6 +53,8 @@ def train_diffusion(
     device: Device = "auto",
     precision: Precision = "auto",
     threads: int = 1,
+    processes: int = 1,
+    nodes: int = 1,
     history_every: int = 10,
     checkpoint_minutes: float = 5.0,
     runtime_minutes: float | None = None,
@@ -77,31 +82,21 @@ def train_diffusion(
     beta_start, beta_end, timesteps
         Noise schedule, linear.
     threads
-        Threads of the arithmetic on a CPU.
+        Threads of the arithmetic on a CPU, of each process.
+    processes, nodes
+        Processes that share each batch, one a GPU, and machines that they are spread over (by srun, within a SLURM job). The result is that of one
+        process but for rounding; a training may go on with another number of them.
     checkpoint_minutes, runtime_minutes
         How often the state is saved; how long the job may run: three minutes before, the state is saved and the process exits with code 75.
 
     Raises
     ------
     CryorestoreError
-        For pairs or weights that cannot be used, a device that is missing, more than one task, or a loss that is not finite.
+        For pairs or weights that cannot be used, a device that is missing, processes that were not asked for, or a loss that is not finite.
     SystemExit
         With code 75 if it was stopped and has to be started again.
     """
-    plan = Plan(
-        steps=steps,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        warmup_steps=warmup_steps,
-        ema_decay=ema_decay,
-        patience=patience,
-        validation_every=validation_every,
-        seed=seed,
-        history_every=history_every,
-        checkpoint_minutes=checkpoint_minutes,
-        runtime_minutes=runtime_minutes,
-    )
-    refuse_second_task()
+    plan = _plan(locals())
     stop, where = StopRequest(runtime_minutes), select_device(device)
     torch.set_num_threads(threads)
     data = TrainingPairs(pairs, [*_known(condition), "clean"])
@@ -128,6 +123,7 @@ def train_diffusion(
     _run(task, denoiser.network, plan, data, description, shaping, _Places(weights, history, Path(work_dir)), stop)
 
 
+@on_ranks
 def train_postprocess(
     *,
     pairs: str | Path,
@@ -149,6 +145,8 @@ def train_postprocess(
     device: Device = "auto",
     precision: Precision = "auto",
     threads: int = 1,
+    processes: int = 1,
+    nodes: int = 1,
     history_every: int = 10,
     checkpoint_minutes: float = 5.0,
     runtime_minutes: float | None = None,
@@ -165,20 +163,7 @@ def train_postprocess(
     sampler, sampler_steps
         How the diffusion network restores; the same must be used with these weights later.
     """
-    plan = Plan(
-        steps=steps,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        warmup_steps=warmup_steps,
-        ema_decay=ema_decay,
-        patience=patience,
-        validation_every=validation_every,
-        seed=seed,
-        history_every=history_every,
-        checkpoint_minutes=checkpoint_minutes,
-        runtime_minutes=runtime_minutes,
-    )
-    refuse_second_task()
+    plan = _plan(locals())
     stop = StopRequest(runtime_minutes)
     torch.set_num_threads(threads)
     denoiser = load_denoiser(diffusion_weights, device=device, precision=precision)
@@ -206,7 +191,12 @@ def train_postprocess(
     task = PostprocessTask(data, outputs, postprocessor, batch_size, seed)
     description = {"kind": "postprocess", "criterion": "nmse", **postprocessor.describe()}
     _run(task, postprocessor.network, plan, data, description, {**restoring, "size": size}, _Places(weights, history, Path(work_dir)), stop)
-    outputs.remove()
+    if current_ranks().is_first:
+        outputs.remove()
+
+
+def _plan(arguments: Mapping[str, Any]) -> Plan:
+    return Plan(**{part.name: arguments[part.name] for part in fields(Plan)})
 
 
 @dataclass(frozen=True)
@@ -226,11 +216,13 @@ def _run(
     places: _Places,
     stop: StopRequest,
 ) -> None:
-    """Train and write the outputs; the state in the work folder goes last."""
+    """Train and, on the first rank, write the outputs; the state in the work folder goes last."""
     made_of = {"parameters": {**plan.shaping(), **shaping}, "pairs_sha256": data.sha256(), "code_version": __version__}
     key = fingerprint(made_of)
     with stop.listening():
         best, at = train(task, network, plan, work_dir=places.work_dir, key=key, stop=stop)
+    if not current_ranks().is_first:
+        return
     write_history(places.history, at.history)
     save_weights(places.weights, best, {**description, **made_of, "fingerprint": key, "pairs_config": data.config, "validation": _validation(at)})
     checkpoint_path(places.work_dir).unlink(missing_ok=True)

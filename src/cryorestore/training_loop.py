@@ -2,16 +2,15 @@
 
 import copy
 import math
-import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +19,7 @@ from cryorestore.checkpoint import load_checkpoint, optimizer_tensors, restore_o
 from cryorestore.errors import CryorestoreError
 from cryorestore.files import atomic_path
 from cryorestore.logs import get_logger, progress
+from cryorestore.ranks import Ranks, current_ranks
 
 EXIT_UNFINISHED = 75
 """Exit code of a training that saved its state and wants to be started again (sysexits' EX_TEMPFAIL)."""
@@ -30,8 +30,8 @@ HISTORY_COLUMNS = ("step", "images", "seconds", "training_loss", "validation_los
 class Task(Protocol):
     """What is trained: every draw of a batch is made in `batch`, as a function of seed and step alone."""
 
-    def batch(self, step: int) -> dict[str, Tensor]:
-        """Everything that the loss of `step` needs, on the CPU, one row an image."""
+    def batch(self, step: int, places: slice) -> dict[str, Tensor]:
+        """Everything that the loss of `step` needs of these places of its batch, on the CPU, one row an image."""
 
     def loss(self, network: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         """Mean loss over a (part of a) batch on the network's device."""
@@ -107,12 +107,12 @@ class StopRequest:
             return "it was asked to end (SIGTERM)"
         return "its time is nearly over" if time.monotonic() >= self._deadline else None
 
-    def exit_if_wanted(self, saved: str) -> None:
-        """Raise SystemExit(75) where a stop is wanted."""
-        reason = self.reason()
-        if reason is not None:
+    def exit(self, saved: str) -> NoReturn:
+        """Raise SystemExit(75), on this process's account or another rank's; the first rank says so."""
+        if current_ranks().is_first:
+            reason = self.reason() or "another of its processes has to end"
             get_logger().warning("stopped because %s; %s: start it again to go on (exit code %d)", reason, saved, EXIT_UNFINISHED)
-            raise SystemExit(EXIT_UNFINISHED)
+        raise SystemExit(EXIT_UNFINISHED)
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -130,48 +130,39 @@ class StopRequest:
         self._terminated = True
 
 
-def refuse_second_task() -> None:
-    """Refuse to run where several tasks were started: each would write the same files.
-
-    Raises
-    ------
-    CryorestoreError
-        If SLURM or a distributed launcher started more than one task.
-    """
-    for name in ("SLURM_NTASKS", "WORLD_SIZE"):
-        if os.environ.get(name, "1") not in ("", "1"):
-            raise CryorestoreError(f"{name}={os.environ[name]}: training runs as one task on one processor; ask for one task (--ntasks=1)")
-
-
 def train(task: Task, network: nn.Module, plan: Plan, *, work_dir: str | Path, key: str, stop: StopRequest) -> tuple[dict[str, Tensor], Progress]:
     """Train until the steps are done or `patience` validations in a row brought no gain; return the best running mean, step 0 included.
 
     State is kept in `work_dir`/checkpoint.safetensors and taken up from there if its `key` is the same; it is removed at the end by the caller, after
-    the weights are written.
+    the weights are written. Several ranks share each batch and have the same weights; the first validates and saves, and all stop at the same step.
 
     Raises
     ------
     SystemExit
         Code 75, after a checkpoint, if a stop is wanted.
     CryorestoreError
-        If a loss is not finite, or one image does not fit into memory.
+        If a loss is not finite, one image does not fit into memory, or there are more ranks than images in a batch.
     """
-    path = checkpoint_path(work_dir)
-    networks, at = _begin(task, network, plan, path, key)
+    path, ranks = checkpoint_path(work_dir), current_ranks()
+    if ranks.count > plan.batch_size:
+        raise CryorestoreError(f"{ranks.count} processes share batches of {plan.batch_size} images; expected an image for each: start fewer of them")
+    networks, at = _begin(task, network, plan, path, key, ranks)
     saved_at, earlier, begun = time.monotonic(), at.seconds, time.monotonic()
-    for step in progress(range(at.step + 1, plan.steps + 1), description="training"):
+    steps = range(at.step + 1, plan.steps + 1)
+    for step in progress(steps, description="training") if ranks.is_first else steps:
         if at.without_gain >= plan.patience:
             get_logger().info("stopped early: no gain in %d validations; best step %d", plan.patience, at.best_step)
             break
-        _train_step(task, networks, plan, at, step)
+        _train_step(task, networks, plan, at, step, ranks)
         at.seconds = earlier + time.monotonic() - begun
-        _record(task, networks, plan, at)
-        wanted = stop.reason() is not None
-        if wanted or time.monotonic() - saved_at >= 60 * plan.checkpoint_minutes:
+        _record(task, networks, plan, at, ranks)
+        wanted = ranks.any(stop.reason() is not None)
+        if ranks.is_first and (wanted or time.monotonic() - saved_at >= 60 * plan.checkpoint_minutes):
             _save(path, networks, at, key)
             saved_at = time.monotonic()
         if wanted:
-            stop.exit_if_wanted(f"{path} holds step {step}")
+            ranks.wait()
+            stop.exit(f"{path} holds step {step}")
     return networks.best, at
 
 
@@ -187,11 +178,12 @@ def write_history(path: str | Path, rows: list[list[float | None]]) -> None:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _begin(task: Task, network: nn.Module, plan: Plan, path: Path, key: str) -> tuple[Networks, Progress]:
+def _begin(task: Task, network: nn.Module, plan: Plan, path: Path, key: str, ranks: Ranks) -> tuple[Networks, Progress]:
+    ranks.share_weights(network)
     average = copy.deepcopy(network).requires_grad_(False)
     optimizer = torch.optim.AdamW(network.parameters(), lr=plan.learning_rate, fused=True)
     networks = Networks(network, average, {name: tensor.clone() for name, tensor in average.state_dict().items()}, optimizer)
-    found = load_checkpoint(path, key=key)
+    found = ranks.from_first(lambda: load_checkpoint(path, key=key))
     if found is not None:
         tensors, state = found
         network.load_state_dict(_part(tensors, "current/"))
@@ -201,17 +193,19 @@ def _begin(task: Task, network: nn.Module, plan: Plan, path: Path, key: str) -> 
         get_logger().info("%s: goes on after step %d", path, state["progress"]["step"])
         return networks, Progress(**state["progress"])
     at = Progress(micro_batch=plan.batch_size)
-    at.first_loss = at.best_loss = _checked(_validate(task, average, at), "validation loss", 0)
+    at.first_loss = at.best_loss = _checked(ranks.from_first(lambda: _validate(task, average, at)), "validation loss", 0)
     at.history.append([0, 0, 0.0, None, at.best_loss, plan.rate(1)])
     get_logger().info("step 0: validation loss %.5g", at.best_loss)
     return networks, at
 
 
-def _train_step(task: Task, networks: Networks, plan: Plan, at: Progress, step: int) -> None:
+def _train_step(task: Task, networks: Networks, plan: Plan, at: Progress, step: int, ranks: Ranks) -> None:
     for group in networks.optimizer.param_groups:
         group["lr"] = plan.rate(step)
-    at.loss_sum += _checked(_gradients(task, networks, task.batch(step), at), "training loss", step)
+    batch = task.batch(step, ranks.share(plan.batch_size))
+    at.loss_sum += _checked(ranks.total(_gradients(task, networks, batch, at, plan.batch_size)), "training loss", step)
     at.loss_count += 1
+    ranks.sum_gradients(networks.current)
     networks.optimizer.step()
     decay = min(plan.ema_decay, (1 + step) / (10 + step))
     with torch.no_grad():
@@ -220,47 +214,63 @@ def _train_step(task: Task, networks: Networks, plan: Plan, at: Progress, step: 
     at.step = step
 
 
-def _gradients(task: Task, networks: Networks, batch: dict[str, Tensor], at: Progress) -> float:
-    """Gradients of the whole batch, in micro-batches as large as memory allows; the draws are the batch's, so they do not change with it."""
-    device = next(networks.current.parameters()).device
-    count = len(next(iter(batch.values())))
-    while True:
+def _gradients(task: Task, networks: Networks, batch: dict[str, Tensor], at: Progress, batch_size: int) -> float:
+    """Gradients and loss of a share of a batch of `batch_size`, in micro-batches as large as memory allows; the shares' sum is the batch's."""
+
+    def accumulate() -> float:
         networks.optimizer.zero_grad(set_to_none=True)
-        try:
-            total = 0.0
-            for first in range(0, count, at.micro_batch):
-                part = {name: rows[first : first + at.micro_batch].to(device) for name, rows in batch.items()}
-                loss = task.loss(networks.current, part) * (len(next(iter(part.values()))) / count)
-                loss.backward()
-                total += float(loss.detach())
-            return total
-        except torch.OutOfMemoryError as error:
-            _halve(at, error)
+        total = 0.0
+        for piece in pieces(batch, at.micro_batch):
+            part = {name: rows.to(device) for name, rows in piece.items()}
+            loss = task.loss(networks.current, part) * (len(next(iter(part.values()))) / batch_size)
+            loss.backward()
+            total += float(loss.detach())
+        return total
+
+    device = next(networks.current.parameters()).device
+    return _within_memory(accumulate, at, images=len(next(iter(batch.values()))))
+
+
+def pieces(images: Mapping[str, Tensor], count: int) -> Iterator[dict[str, Tensor]]:
+    """At most `count` images at a time."""
+    for first in range(0, len(next(iter(images.values()))), count):
+        yield {name: image[first : first + count] for name, image in images.items()}
 
 
 def _validate(task: Task, network: nn.Module, at: Progress) -> float:
+    def validate() -> float:
+        with torch.inference_mode():
+            return task.validate(network, at.micro_batch)
+
+    return _within_memory(validate, at, images=at.micro_batch)
+
+
+def _within_memory(compute: Callable[[], float], at: Progress, *, images: int) -> float:
+    """Compute with `at.micro_batch` images of `images` at a time, and where the GPU's memory does not hold them, with half as many, again and again.
+
+    What the failed attempt held is let go before the next one: its frames die with the exception.
+    """
     while True:
         try:
-            with torch.inference_mode():
-                return task.validate(network, at.micro_batch)
+            return compute()
         except torch.OutOfMemoryError as error:
-            _halve(at, error)
+            held = min(at.micro_batch, images)
+            if held == 1:
+                raise CryorestoreError(
+                    "one image alone does not fit into the GPU's memory; choose a smaller size of network or a smaller box"
+                ) from error
+        at.micro_batch = (held + 1) // 2
+        parts = -(-images // at.micro_batch)
+        get_logger().warning("out of GPU memory: micro-batch halved to %d images, %d of them accumulated in their place", at.micro_batch, parts)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
-def _halve(at: Progress, error: Exception) -> None:
-    if at.micro_batch == 1:
-        raise CryorestoreError("one image alone does not fit into the GPU's memory; choose a smaller size of network or a smaller box") from error
-    at.micro_batch = (at.micro_batch + 1) // 2
-    get_logger().warning("out of GPU memory: micro-batch halved to %d images, gradients accumulated over more of them", at.micro_batch)
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-def _record(task: Task, networks: Networks, plan: Plan, at: Progress) -> None:
+def _record(task: Task, networks: Networks, plan: Plan, at: Progress, ranks: Ranks) -> None:
     """Validate where it is time to, and add a row to the history."""
     validation: float | None = None
     if at.step % plan.validation_every == 0 or at.step == plan.steps:
-        validation = _checked(_validate(task, networks.average, at), "validation loss", at.step)
+        validation = _checked(ranks.from_first(lambda: _validate(task, networks.average, at)), "validation loss", at.step)
         at.without_gain += 1
         if validation < at.best_loss:
             at.best_loss, at.best_step, at.without_gain = validation, at.step, 0

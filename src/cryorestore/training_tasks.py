@@ -1,6 +1,6 @@
 """What the two trainings learn from a batch of pairs, and how they are validated."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,9 +17,10 @@ from cryorestore.diffusion.sampler import Sampler
 from cryorestore.files import atomic_path
 from cryorestore.logs import progress
 from cryorestore.postprocess import PostProcessor
+from cryorestore.ranks import current_ranks
 from cryorestore.seeds import derived_seeds
 from cryorestore.training_data import TrainingPairs
-from cryorestore.training_loop import StopRequest
+from cryorestore.training_loop import StopRequest, pieces
 
 VALIDATION_PAIRS = 256
 """At most this many of the held-out pairs are restored at each validation."""
@@ -39,11 +40,12 @@ class DiffusionTask:
     batch_size: int
     seed: int
 
-    def batch(self, step: int) -> dict[str, Tensor]:
-        """Images, and in diffusion the draws, of one step."""
-        images = self.data.read([*self.denoiser.frame.condition, "clean"], self.data.training_rows(step, self.batch_size, self.seed))
-        generator = torch.Generator().manual_seed(derived_seeds(self.seed, [f"step {step}"], purpose="training")[0])
-        return self._draw(images, generator, regression_share=REGRESSION_SHARE if self.denoiser.prediction == "v" else 0.0)
+    def batch(self, step: int, places: slice) -> dict[str, Tensor]:
+        """Images and draws of some places of the batch of one step; the draws are made for the whole batch, so that a place has its own."""
+        rows = self.data.training_rows(step, self.batch_size, self.seed)[places]
+        images = self.data.read([*self.denoiser.frame.condition, "clean"], rows)
+        draws = self._draw(self.batch_size, f"step {step}", regression_share=REGRESSION_SHARE if self.denoiser.prediction == "v" else 0.0)
+        return {**self._variables(images), **{name: draw[places] for name, draw in draws.items()}}
 
     def loss(self, network: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         """Loss of a batch."""
@@ -55,13 +57,11 @@ class DiffusionTask:
         """NMSE of the one-evaluation mean ("v"), or the loss at fixed draws ("epsilon"), on held-out pairs."""
         rows, images = self._held_out
         if self.denoiser.prediction == "epsilon":
-            batch = self._draw(
-                images, torch.Generator().manual_seed(derived_seeds(self.seed, ["validation"], purpose="training")[0]), regression_share=0.0
-            )
-            parts = [{name: part.to(self.denoiser.device) for name, part in piece.items()} for piece in _pieces(batch, batch_size)]
+            batch = {**self._variables(images), **self._draw(len(rows), "validation", regression_share=0.0)}
+            parts = [{name: part.to(self.denoiser.device) for name, part in piece.items()} for piece in pieces(batch, batch_size)]
             return sum(float(self.loss(network, part)) * len(part["y0"]) for part in parts) / len(rows)
         denoiser = replace(self.denoiser, network=network)
-        restored = [denoiser.restore(piece, sampler="mean", steps=1, seeds=[0] * len(piece["clean"]))[0] for piece in _pieces(images, batch_size)]
+        restored = [denoiser.restore(piece, sampler="mean", steps=1, seeds=[0] * len(piece["clean"]))[0] for piece in pieces(images, batch_size)]
         return normalized_error(torch.cat(restored), images["clean"])
 
     @cached_property
@@ -69,16 +69,15 @@ class DiffusionTask:
         rows = self.data.spread_rows(VALIDATION_PAIRS, held_out=True)
         return rows, self.data.read([*self.denoiser.frame.condition, "clean"], rows)
 
-    def _draw(self, images: dict[str, Tensor], generator: torch.Generator, *, regression_share: float) -> dict[str, Tensor]:
-        y0 = self.denoiser.frame.to_variable(images["clean"], images)
-        gamma = self.denoiser.schedule.draw_gammas(len(y0), generator)
-        regression = torch.rand(len(y0), generator=generator) < regression_share
-        return {
-            "y0": y0,
-            "gamma": torch.where(regression, 0.0, gamma),
-            "noise": torch.randn(y0.shape, generator=generator),
-            "inputs": self.denoiser.frame.inputs(images),
-        }
+    def _variables(self, images: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"y0": self.denoiser.frame.to_variable(images["clean"], images), "inputs": self.denoiser.frame.inputs(images)}
+
+    def _draw(self, count: int, purpose: str, *, regression_share: float) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(derived_seeds(self.seed, [purpose], purpose="training")[0])
+        gamma = self.denoiser.schedule.draw_gammas(count, generator)
+        regression = torch.rand(count, generator=generator) < regression_share
+        noise = torch.randn((count, self.data.box_size, self.data.box_size), generator=generator)
+        return {"gamma": torch.where(regression, 0.0, gamma), "noise": noise}
 
 
 @dataclass(frozen=True)
@@ -117,9 +116,9 @@ class PostprocessTask:
     batch_size: int
     seed: int
 
-    def batch(self, step: int) -> dict[str, Tensor]:
-        """Images, and in diffusion the draws, of one step."""
-        rows = self.data.training_rows(step, self.batch_size, self.seed)
+    def batch(self, step: int, places: slice) -> dict[str, Tensor]:
+        """Images of some places of the batch of one step."""
+        rows = self.data.training_rows(step, self.batch_size, self.seed)[places]
         images = self.data.read([*self.postprocessor.frame.condition, "clean"], rows)
         return {"clean": images["clean"], "restored": self.outputs.read(rows), "inputs": self.postprocessor.frame.inputs(images)}
 
@@ -133,8 +132,8 @@ class PostprocessTask:
         rows = self.data.spread_rows(VALIDATION_PAIRS, held_out=True)
         images = self.data.read([*self.postprocessor.frame.condition, "clean"], rows)
         postprocessor = replace(self.postprocessor, network=network)
-        pieces = _pieces({**images, "restored": self.outputs.read(rows)}, batch_size)
-        return normalized_error(torch.cat([postprocessor.apply(piece["restored"], piece) for piece in pieces]), images["clean"])
+        parts = pieces({**images, "restored": self.outputs.read(rows)}, batch_size)
+        return normalized_error(torch.cat([postprocessor.apply(piece["restored"], piece) for piece in parts]), images["clean"])
 
 
 def normalized_error(restored: Float[Tensor, "n box box"], clean: Float[Tensor, "n box box"]) -> float:
@@ -146,25 +145,30 @@ def normalized_error(restored: Float[Tensor, "n box box"], clean: Float[Tensor, 
 def restore_pairs(
     data: TrainingPairs, denoiser: Denoiser, *, sampler: Sampler, steps: int, batch_size: int, seed: int, folder: Path, key: str, stop: StopRequest
 ) -> RestoredPairs:
-    """Restore all pairs with the diffusion network, chunk by chunk; chunks that are there already are kept."""
-    outputs = RestoredPairs(folder, key)
-    for chunk in progress(range(-(-data.count // CHUNK_PAIRS)), description=f"restoring pairs, {CHUNK_PAIRS} a piece"):
+    """Restore all pairs with the diffusion network, chunk by chunk, which ranks share; chunks that are there already are kept.
+
+    Raises
+    ------
+    SystemExit
+        Code 75 after a chunk, if a stop is wanted.
+    """
+    outputs, ranks, stopped = RestoredPairs(folder, key), current_ranks(), False
+    chunks = range(ranks.rank, -(-data.count // CHUNK_PAIRS), ranks.count)
+    for chunk in progress(chunks, description=f"restoring pairs, {CHUNK_PAIRS} a piece") if ranks.is_first else chunks:
         path = outputs.path(chunk)
         if path.exists():
             continue
         rows = range(chunk * CHUNK_PAIRS, min(data.count, (chunk + 1) * CHUNK_PAIRS))
         images = data.read(denoiser.frame.condition, rows)
         restored = []
-        for first in range(0, len(rows), batch_size):
-            piece = {name: image[first : first + batch_size] for name, image in images.items()}
-            seeds = derived_seeds(seed, [str(row) for row in rows[first : first + batch_size]], purpose="training pair")
-            restored.append(denoiser.restore(piece, sampler=sampler, steps=steps, seeds=seeds)[0])
+        seeds = derived_seeds(seed, [str(row) for row in rows], purpose="training pair")
+        for first, piece in enumerate(pieces(images, batch_size)):
+            restored.append(denoiser.restore(piece, sampler=sampler, steps=steps, seeds=seeds[first * batch_size : (first + 1) * batch_size])[0])
         with atomic_path(path) as temporary:
             save_file({"restored": torch.cat(restored)}, temporary)
-        stop.exit_if_wanted(f"{path} is written")
+        if stop.reason() is not None:
+            stopped = True
+            break
+    if ranks.any(stopped):
+        stop.exit(f"{folder} holds the pairs restored so far")
     return outputs
-
-
-def _pieces(images: Mapping[str, Tensor], batch_size: int) -> Iterator[dict[str, Tensor]]:
-    for first in range(0, len(next(iter(images.values()))), batch_size):
-        yield {name: image[first : first + batch_size] for name, image in images.items()}

@@ -12,11 +12,11 @@ from cryorestore.ctf import ctf_2d
 from cryorestore.evaluate import evaluate_restoration
 from cryorestore.files import write_json
 from cryorestore.fourier import to_fourier, to_real
-from cryorestore.fsc import write_fsc, write_truth_fsc
 from cryorestore.io.mrc import MrcStackWriter, write_map
 from cryorestore.io.star import StarBlock, write_star
 from cryorestore.particles import ParticleTable
 from cryorestore.provenance import write_provenance
+from cryorestore.resolution.curves import write_fsc, write_truth_fsc
 from cryorestore.summary import write_summary
 
 BOX, PIXEL_SIZE, SIGMA, COUNT, JUNK_EVERY = 32, 4.0, 20.0, 48, 8
@@ -224,7 +224,7 @@ def _write_logs(root: Path, methods: tuple[str, ...], control_passed: bool) -> N
     write_provenance(
         root / "raw/provenance.json",
         step="compute_fsc",
-        parameters={"thresholds": [0.5, 0.143], "mask": "none"},
+        parameters={"thresholds": [0.5, 0.143]},
         inputs={"half_map_1": root / "raw/half1/map.mrc"},
         outputs={"curve": root / "raw/fsc.csv"},
         seed=None,

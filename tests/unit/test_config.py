@@ -60,6 +60,8 @@ def test_the_command_line_wins_over_the_dataset_file_and_that_over_the_defaults(
         ),
         ({"input": {"kind": "cryosparc"}}, "input.cs = []: needed for input.kind cryosparc"),
         ({"input": {"cs": ["a.cs"]}}, "input.cs = ['a.cs']: not read for input.kind simulation; remove it, or set input.kind to cryosparc"),
+        ({"compute": {"processes": 33}}, "compute.processes = 33: at most diffusion.batch_size 16, which they share"),
+        ({"compute": {"processes": 3, "nodes": 2}}, "compute.processes = 3: a multiple of compute.nodes 2"),
         ({"diffusion": {"beta_start": 0.5}}, "diffusion.beta_start = 0.5: less than diffusion.beta_end 0.01"),
         ({"diffusion": {"learning_rate": "1e-3"}}, "YAML reads this as text"),
         ({"symmetry": "Q2"}, "symmetry = 'Q2': allowed: text, matching"),

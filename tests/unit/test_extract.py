@@ -1,15 +1,18 @@
 import logging
+import zlib
 
+import mrcfile
 import numpy as np
 import pytest
 import torch
 
 from cryorestore.errors import CryorestoreError
-from cryorestore.extract import cut_boxes, extract_particles
+from cryorestore.extract import extract_particles
 from cryorestore.fourier import fourier_crop_2d
-from cryorestore.io.mrc import write_micrograph
+from cryorestore.io.mrc import MrcStackReader, write_micrograph
 from cryorestore.io.star import StarBlock, read_star, write_star
 from cryorestore.particles import ParticleTable
+from cryorestore.windows import cut_boxes
 
 OPTICS = {"rlnOpticsGroupName": ["one"], "rlnOpticsGroup": ["1"], "rlnMicrographPixelSize": ["2.0"], "rlnVoltage": ["300"]}
 
@@ -230,3 +233,132 @@ def test_case_11_recentring_moves_whole_pixels_only(make_case, scale):
     assert (np.abs(origin) < 1.06).all()
     assert (np.abs(coordinate - (54.5, 67.25)) < 1).all()
     assert table.pixel_size == pytest.approx(1.06 if scale is None else 2.12)
+
+
+def test_the_table_knows_the_hash_of_every_image(scene):
+    table = extract(scene, scale=8)
+    stored = np.fromfile(scene / "out" / "p.mrcs", np.uint8, offset=1024).reshape(5, -1)
+    assert table.particles.column("rlnCryorestoreImageHash") == [f"{zlib.crc32(image):08x}" for image in stored]
+
+
+def test_the_stack_satisfies_mrcfile_and_its_header_tells_of_its_pixels(scene):
+    extract(scene, threads=2)
+    assert mrcfile.validate(scene / "out" / "p.mrcs")
+    with mrcfile.open(scene / "out" / "p.mrcs") as stack:
+        assert (stack.data.shape, float(stack.voxel_size.x)) == ((5, 16, 16), 2.0)
+        assert float(stack.header.dmean) == pytest.approx(stack.data.mean(dtype=float), rel=1e-6)
+        assert float(stack.header.rms) == pytest.approx(stack.data.std(dtype=float), rel=1e-6)
+        assert (stack.header.dmin, stack.header.dmax) == (stack.data.min(), stack.data.max())
+
+
+def test_float16_is_mode_12_and_what_does_not_fit_is_an_error(scene):
+    for name in ("a", "b"):
+        write_micrograph(scene / f"{name}.mrc", np.random.default_rng(7).standard_normal((40, 50)), pixel_size=2.0)
+    full = extract(scene).load_images()
+    half = extract(scene, dtype="float16").load_images()
+    assert mrcfile.validate(scene / "out" / "p.mrcs")
+    np.testing.assert_array_equal(half, full.astype(np.float16))
+    write_micrograph(scene / "a.mrc", np.full((40, 50), 1e6), pixel_size=2.0)
+    with pytest.raises(CryorestoreError, match=r"a\.mrc: found values too large for float16; choose dtype float32"):
+        extract(scene, dtype="float16")
+
+
+def two_groups(scene, sizes):
+    optics = {"rlnOpticsGroupName": ["one", "two"], "rlnOpticsGroup": ["1", "2"], "rlnMicrographPixelSize": sizes, "rlnVoltage": ["300", "200"]}
+    rows = {"rlnMicrographName": ["b.mrc", "a.mrc"], "rlnOpticsGroup": ["2", "1"]}
+    write_star(scene / "mics.star", {"optics": StarBlock.from_columns(optics), "micrographs": StarBlock.from_columns(rows)})
+
+
+def test_optics_groups_keep_their_pixel_sizes_and_the_header_does_not_lie(scene, caplog):
+    two_groups(scene, ["2.0", "2.5"])
+    table = extract(scene, scale=8)
+    assert table.optics.floats("rlnImagePixelSize").tolist() == [4.0, 5.0]
+    assert table.optics.column("rlnVoltage") == ["300", "200"]
+    assert table.optics_groups().tolist() == [2, 2, 2, 1, 1]
+    assert table.pixel_sizes().tolist() == [5.0, 5.0, 5.0, 4.0, 4.0]
+    assert MrcStackReader(scene / "out" / "p.mrcs").pixel_size is None
+    assert mrcfile.validate(scene / "out" / "p.mrcs")
+    assert "different pixel sizes (4, 5 angstrom)" in caplog.text
+
+
+def test_a_group_without_particles_does_not_matter_for_the_header(scene):
+    two_groups(scene, ["2.0", "2.5"])
+    (scene / "picks" / "a_picks.star").unlink()
+    assert extract(scene).pixel_size == 2.5
+    assert MrcStackReader(scene / "out" / "p.mrcs").pixel_size == 2.5
+
+
+def test_a_threshold_is_the_same_as_a_table_without_the_other_picks(scene):
+    generator = np.random.default_rng(5)
+    columns = {"rlnCoordinateX": generator.uniform(0, 50, 30), "rlnCoordinateY": generator.uniform(0, 40, 30)}
+    picks = StarBlock.from_columns({**columns, "rlnAutopickFigureOfMerit": generator.uniform(0, 1, 30)})
+    above = picks.floats("rlnAutopickFigureOfMerit") > 0.4
+    (scene / "picks" / "b_picks.star").unlink()
+    written = []
+    for content, threshold in ((picks, 0.4), (picks.take(above), None)):
+        write_star(scene / "picks" / "a_picks.star", {"": content})
+        extract(scene, figure_of_merit_threshold=threshold)
+        written.append([(scene / "out" / name).read_bytes() for name in ("p.mrcs", "p.star", "rejects.star")])
+    assert 0 < above.sum() < 30
+    assert written[0] == written[1]
+
+
+def test_boxes_that_are_not_finite_are_set_aside_and_the_stack_closes_up(scene):
+    image = 100.0 * np.mgrid[:40, :50][0] + np.mgrid[:40, :50][1]
+    image[20, 2] = np.nan
+    with pytest.warns(RuntimeWarning, match="NaN"):
+        mrcfile.write(scene / "b.mrc", image.astype(np.float32), overwrite=True)
+    whole = extract(scene, scale=8)
+    images = whole.load_images()
+    assert whole.particles.column("rlnCoordinateX") == ["12", "25.125", "20.25", "30"]
+    assert whole.particles.column("rlnImageName")[0].startswith("000001@")
+    rejects = read_star(scene / "out" / "rejects.star").blocks["particles"]
+    assert rejects.column("rlnCoordinateX") == ["10"]
+    assert rejects.column("rlnCryorestoreRejectReason") == ["holds NaN or infinite values"]
+    assert mrcfile.validate(scene / "out" / "p.mrcs")
+    (scene / "picks" / "b_picks.star").unlink()
+    np.testing.assert_array_equal(extract(scene, scale=8).load_images(), images[2:])
+
+
+@pytest.fixture
+def discs(tmp_path):
+    """Sixty discs in noise, darker than their surroundings by a third of the noise."""
+    generator = np.random.default_rng(6)
+    y, x = np.mgrid[:512, :512]
+    image, places = generator.standard_normal((512, 512)), [(40 + 60 * k, 40 + 60 * j) for k in range(8) for j in range(8)]
+    for px, py in places:
+        image -= 0.7 * ((x - px) ** 2 + (y - py) ** 2 < 100)
+    write_micrograph(tmp_path / "dark.mrc", image, pixel_size=1.0)
+    write_micrograph(tmp_path / "white.mrc", -image, pixel_size=1.0)
+    write_micrograph(tmp_path / "noise.mrc", generator.standard_normal((512, 512)), pixel_size=1.0)
+    for name in ("dark", "white", "noise"):
+        (tmp_path / "picks").mkdir(exist_ok=True)
+        (tmp_path / "picks" / f"{name}.txt").write_text("".join(f"{px} {py}\n" for px, py in places))
+    return tmp_path
+
+
+def centres(folder, name, setting):
+    inputs = {"micrographs_star": folder / f"{name}.mrc", "coordinates": [folder / "picks" / f"{name}.txt"], "pixel_size": 1.0}
+    table = extract(folder, **inputs, box_size=40, invert_contrast=setting)
+    return table.load_images()[:, 12:28, 12:28].mean()
+
+
+def test_auto_inverts_dark_particles_and_leaves_white_ones_and_says_so(discs, caplog):
+    assert centres(discs, "dark", "auto") > 0.3
+    assert "auto: 64 boxes show dark particles" in caplog.text
+    assert "so they are inverted" in caplog.text
+    assert centres(discs, "white", "auto") > 0.3
+    assert "so they are not inverted" in caplog.text
+
+
+def test_auto_is_refused_where_the_boxes_do_not_show_the_sign(discs):
+    with pytest.raises(CryorestoreError, match="64 boxes do not show whether particles are dark or white"):
+        centres(discs, "noise", "auto")
+
+
+@pytest.mark.parametrize("setting", [True, False])
+@pytest.mark.parametrize("name", ["dark", "white"])
+def test_a_setting_that_the_boxes_contradict_is_a_warning(discs, caplog, name, setting):
+    centres(discs, name, setting)
+    assert (f"invert_contrast is {str(setting).lower()}, but" in caplog.text) == (setting is not (name == "dark"))
+    assert centres(discs, "noise", setting) == pytest.approx(0, abs=0.05)

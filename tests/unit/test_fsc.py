@@ -1,12 +1,9 @@
-import csv
-import json
-
 import pytest
 import torch
 
 from cryorestore.errors import CryorestoreError
 from cryorestore.fourier import radial_shells_3d
-from cryorestore.fsc import FscCurve, fourier_shell_correlation, write_fsc
+from cryorestore.fsc import FscCurve, fourier_shell_correlation, read_pair
 from cryorestore.io.mrc import write_map
 
 
@@ -44,19 +41,19 @@ def test_a_map_with_nan_is_refused(map_1):
         fourier_shell_correlation(map_1, map_1 * float("nan"), pixel_size=2.0)
 
 
-def test_files_hold_the_curve_and_say_never(tmp_path, map_1):
-    for name in ("a", "b"):
-        write_map(tmp_path / f"{name}.mrc", map_1.numpy(), pixel_size=2.0)
-    names = {"curve": "fsc.csv", "plot": "fsc.svg", "figures": "fsc.json"}
-    write_fsc(half_map_1=tmp_path / "a.mrc", half_map_2=tmp_path / "b.mrc", **{key: tmp_path / name for key, name in names.items()})
-    rows = list(csv.DictReader((tmp_path / "fsc.csv").open()))
-    assert len(rows) == 17
-    assert float(rows[4]["resolution"]) == pytest.approx(16.0)
-    assert json.loads((tmp_path / "fsc.json").read_text())["resolutions"] == {"0.143": None, "0.5": None}
+def test_every_coefficient_of_the_half_transform_counts_once(map_1):
+    """As in RELION: the plane kx = 0 holds its coefficients and their conjugates."""
+    ft = torch.fft.rfftn(map_1)
+    plane = torch.fft.irfftn(torch.where(torch.arange(17) == 0, -ft, ft), s=(32, 32, 32))
+    curve = fourier_shell_correlation(map_1, plane, pixel_size=2.0)
+    shell = radial_shells_3d(32) == 7
+    power = ft.abs().square()
+    expected = 1 - 2 * float(power[..., :1][shell[..., :1]].sum() / power[shell].sum())
+    assert float(curve.correlation[7]) == pytest.approx(expected, abs=1e-5)
 
 
 def test_maps_of_two_pixel_sizes_are_refused(tmp_path, map_1):
     write_map(tmp_path / "a.mrc", map_1.numpy(), pixel_size=2.0)
     write_map(tmp_path / "b.mrc", map_1.numpy(), pixel_size=2.5)
     with pytest.raises(CryorestoreError, match=r"2\.5"):
-        write_fsc(half_map_1=tmp_path / "a.mrc", half_map_2=tmp_path / "b.mrc", curve=tmp_path / "c", plot=tmp_path / "p.svg", figures=tmp_path / "f")
+        read_pair(tmp_path / "a.mrc", tmp_path / "b.mrc")

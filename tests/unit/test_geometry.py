@@ -10,9 +10,9 @@ from cryorestore.geometry import (
     matrices_to_euler,
     perturb_rotations,
     random_rotations,
-    rotation_vectors_to_matrices,
     symmetry_matrices,
 )
+from cryorestore.rotation_vectors import rotation_vectors_to_matrices
 
 
 def test_a_turn_about_z_by_psi_moves_the_image_axes_by_psi():

@@ -1,5 +1,6 @@
 import logging
 import pickle
+import zlib
 
 import mrcfile
 import numpy as np
@@ -47,6 +48,26 @@ def test_the_same_images_give_the_same_bytes_however_they_are_cut(tmp_path, imag
     write(tmp_path / "a.mrcs", images)
     write(tmp_path / "b.mrcs", images)
     assert (tmp_path / "a.mrcs").read_bytes() == (tmp_path / "b.mrcs").read_bytes()
+
+
+def test_statistics_and_hashes_do_not_depend_on_how_the_images_are_cut(tmp_path, images):
+    images = 30000 + 50 * np.random.default_rng(3).standard_normal((9, 96, 96)).astype(np.float32)
+    for name, pieces in (("a", [1] * 9), ("b", [9]), ("c", [4, 5])):
+        with MrcStackWriter(tmp_path / name, count=9, box_size=96, pixel_size=1.0) as writer:
+            for piece in np.split(images, np.cumsum(pieces)[:-1]):
+                writer.append(piece)
+        assert writer.hashes == [f"{zlib.crc32(image.tobytes()):08x}" for image in images]
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes() == (tmp_path / "c").read_bytes()
+    header = np.fromfile(tmp_path / "a", mrcfile.dtypes.HEADER_DTYPE, 1)[0]
+    assert header["rms"] == pytest.approx(images.std(dtype=float), rel=1e-6)
+    assert header["dmean"] == pytest.approx(images.mean(dtype=float), rel=1e-7)
+
+
+def test_a_stack_of_several_pixel_sizes_says_none(tmp_path, images):
+    with MrcStackWriter(tmp_path / "a.mrcs", count=5, box_size=8, pixel_size=None) as writer:
+        writer.append(images)
+    assert mrcfile.validate(tmp_path / "a.mrcs")
+    assert MrcStackReader(tmp_path / "a.mrcs").pixel_size is None
 
 
 def test_float16_is_mode_12(tmp_path, images):

@@ -1,4 +1,5 @@
 import os
+import zlib
 
 import numpy as np
 import pytest
@@ -215,3 +216,120 @@ def test_a_table_without_rows_is_written_and_read(read_case, tmp_path):
     read_case("04-order-and-subset-particles").take([]).write(tmp_path / "a.star")
     empty = ParticleTable.read(tmp_path / "a.star")
     assert (len(empty), empty.pixel_size, empty.halves().shape, empty.has_poses.shape) == (0, 1.06, (0,), (0,))
+
+
+def write_stack(path, values, dtype="float32"):
+    """A stack whose images are constants; the hashes of its images."""
+    with MrcStackWriter(path, count=len(values), box_size=4, pixel_size=1.0, dtype=dtype) as writer:
+        writer.append(np.array(values, np.float32)[:, None, None] + np.zeros((1, 4, 4), np.float32))
+    return list(writer.hashes)
+
+
+def bound_table(tmp_path, dtype="float32"):
+    hashes = write_stack(tmp_path / "a.mrcs", [1, 2, 3, 4], dtype)
+    block = StarBlock.from_columns({"rlnImageName": [f"{k}@raw.mrcs" for k in (9, 7, 5, 3)], "rlnOpticsGroup": ["1"] * 4})
+    optics = StarBlock.from_columns({"rlnOpticsGroup": ["1"], "rlnImagePixelSize": ["1.0"]})
+    table = ParticleTable(block, optics, tmp_path / "a.star").with_images("a.mrcs", box_size=4, hashes=hashes)
+    table.write(tmp_path / "a.star")
+    return ParticleTable.read(tmp_path / "a.star")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_images_are_bound_to_their_rows(tmp_path, dtype):
+    table = bound_table(tmp_path, dtype)
+    assert first_pixels(table.load_images()) == [1, 2, 3, 4]
+    assert first_pixels(table.take([3, 1]).load_images()) == [4, 2]
+    stored = np.full((4, 4), 2, "<f4" if dtype == "float32" else "<f2")
+    assert table.particles.column("rlnCryorestoreImageHash")[1] == f"{zlib.crc32(stored.tobytes()):08x}"
+
+
+def test_a_replaced_stack_is_refused(tmp_path):
+    table = bound_table(tmp_path)
+    write_stack(tmp_path / "a.mrcs", [1, 2, 7, 4])
+    assert first_pixels(table.load_images([0, 1])) == [1, 2]
+    with pytest.raises(CryorestoreError, match=r"a\.star: row 3: image 3 of .*a\.mrcs has the hash .{8}, expected .{8} .*1 of 4 images read differ"):
+        ParticleTable.read(tmp_path / "a.star").load_images()
+
+
+def test_exchanged_rows_are_refused(tmp_path):
+    table = bound_table(tmp_path)
+    names = table.particles.column("rlnImageName")
+    swapped = table.with_columns({"rlnImageName": [names[place] for place in (0, 2, 1, 3)]})
+    with pytest.raises(CryorestoreError, match=r"row 2: image 3 of .*2 of 4 images read differ"):
+        swapped.load_images()
+    whole_rows = table.take([0, 2, 1, 3])
+    assert first_pixels(whole_rows.load_images()) == [1, 3, 2, 4]
+
+
+def test_more_or_fewer_images_than_rows_are_refused(tmp_path):
+    table = bound_table(tmp_path)
+    with pytest.raises(CryorestoreError, match=r"b\.mrcs: found 3 images written, expected 4, one a row of"):
+        table.with_images("b.mrcs", box_size=4, hashes=["00000000"] * 3)
+    assert "rlnCryorestoreImageHash" not in table.with_images("b.mrcs", box_size=4).particles
+    with pytest.raises(CryorestoreError, match="row 2: found rlnCryorestoreImageHash 'none', expected 8 hexadecimal digits"):
+        table.with_columns({"rlnCryorestoreImageHash": ["00000000", "none", "00000000", "00000000"]}).load_images([0])
+
+
+def test_images_that_are_not_finite_are_read_where_that_is_asked_for(tmp_path):
+    table = bound_table(tmp_path)
+    data = np.memmap(tmp_path / "a.mrcs", "<f4", "r+", offset=1024, shape=(4, 4, 4))
+    data[1] = np.nan
+    data.flush()
+    block = table.particles.without_columns(["rlnCryorestoreImageHash"])
+    loose = ParticleTable(block, table.optics, table.path)
+    assert np.isnan(loose.load_images([1], finite=False)).all()
+    assert first_pixels(loose.load_images([3, 0], finite=False)) == [4, 1]
+    with pytest.raises(CryorestoreError, match="image 2 holds NaN"):
+        loose.load_images([1])
+
+
+def test_names_with_blanks_signs_zeros_and_several_stacks_find_their_images(tmp_path):
+    folders = ["my stacks", "a#b", "d@e", "mü"]
+    for number, folder in enumerate(folders):
+        (tmp_path / folder).mkdir()
+        write_stack(tmp_path / folder / "p q.mrcs", [10 * number + 1, 10 * number + 2])
+    names = [f"{text}@{folder}/p q.mrcs" for folder in folders for text in ("2", "0000000001")]
+    write_star(tmp_path / "a.star", {"": StarBlock.from_columns({"rlnImageName": names[::-1]})})
+    images = ParticleTable.read(tmp_path / "a.star", pixel_size=1.0).load_images()
+    assert first_pixels(images) == [31, 32, 21, 22, 11, 12, 1, 2]
+
+
+def test_images_beyond_four_gib_are_read_from_their_place(tmp_path):
+    box, count = 1024, 1100
+    path = tmp_path / "big.mrcs"
+    with MrcStackWriter(path, count=1, box_size=box, pixel_size=1.0) as writer:
+        writer.append(np.zeros((box, box), np.float32))
+    with path.open("r+b") as handle:
+        handle.seek(8)
+        handle.write(np.int32(count).tobytes())
+        for number in (1060, 1099):
+            handle.seek(1024 + number * box * box * 4)
+            handle.write(np.float32(number).tobytes())
+        handle.truncate(1024 + count * box * box * 4)
+    assert path.stat().st_size > 2**32 < 1024 + 1060 * box * box * 4
+    write_star(tmp_path / "a.star", {"": StarBlock.from_columns({"rlnImageName": ["1100@big.mrcs", "1@big.mrcs", "1061@big.mrcs"]})})
+    table = ParticleTable.read(tmp_path / "a.star", pixel_size=1.0)
+    assert first_pixels(table.load_images()) == [1099, 0, 1060]
+    assert first_pixels(table.load_images(finite=False)) == [1099, 0, 1060]
+
+
+def test_a_missing_pixel_size_is_an_error_in_every_form(tmp_path):
+    forms = {
+        "3.0": {"images": {"rlnImageName": ["1@a.mrcs"], "rlnMagnification": ["10000"]}},
+        "3.1": {"optics": {"rlnOpticsGroup": ["1"], "rlnVoltage": ["300"]}, "particles": {"rlnImageName": ["1@a.mrcs"], "rlnOpticsGroup": ["1"]}},
+        "origins": {"": {"rlnImageName": ["1@a.mrcs"], "rlnOriginX": ["1"]}},
+        "zero": {"optics": {"rlnOpticsGroup": ["1"], "rlnImagePixelSize": ["0"]}, "particles": {"rlnImageName": ["1@a.mrcs"]}},
+    }
+    for name, blocks in forms.items():
+        write_star(tmp_path / f"{name}.star", {block: StarBlock.from_columns(columns) for block, columns in blocks.items()})
+        with pytest.raises(CryorestoreError, match=r"pixel size|rlnImagePixelSize \[0\.0\]"):
+            ParticleTable.read(tmp_path / f"{name}.star")
+        assert ParticleTable.read(tmp_path / f"{name}.star", pixel_size=2.0).pixel_size == 2.0
+
+
+def test_a_group_number_that_stands_twice_in_the_optics_table_is_refused(read_case, tmp_path):
+    table = read_case("04-order-and-subset-particles")
+    twice = StarBlock(table.optics.columns, [*table.optics.lines, *table.optics.lines])
+    ParticleTable(table.particles, twice, table.path).write(tmp_path / "a.star")
+    with pytest.raises(CryorestoreError, match=r"rlnOpticsGroup number stands there twice \(\[1, 1\]\)"):
+        ParticleTable.read(tmp_path / "a.star")

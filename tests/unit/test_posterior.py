@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from cryorestore.geometry import perturb_rotations, rotation_vectors_to_matrices
+from cryorestore.geometry import perturb_rotations
 from cryorestore.posterior import LocalPosterior
 from cryorestore.project import FourierVolume
+from cryorestore.rotation_vectors import rotation_vectors_to_matrices
 from helpers import BOX, simulate_particles
 
 ROTATION, SHIFT, SIGMA = 4.0, 0.6, 2.0

@@ -1,3 +1,5 @@
+import json
+import struct
 import sys
 
 import numpy as np
@@ -5,9 +7,10 @@ import pytest
 import torch
 
 from cryorestore.cli import main
+from cryorestore.errors import CryorestoreError
 from cryorestore.io.mrc import write_map
 from cryorestore.particles import ParticleTable
-from cryorestore.preflight import judge_contrast, judge_ctf, judge_poses, judge_shifts, run_preflight
+from cryorestore.preflight import judge_contrast, judge_ctf, judge_poses, judge_shifts, preflight
 from cryorestore.preflight_map import flipped, judge_hand, judge_pixel_size, read_given_map
 from cryorestore.preflight_particles import load_small_particles, odd_even_agreement
 from helpers import PIXEL, simulate_particles, write_particles
@@ -54,7 +57,7 @@ def write_reference(path, volume, pixel_size=PIXEL):
 
 def test_right_particles_are_ok_in_every_respect(star, data, tmp_path):
     write_reference(tmp_path / "map.mrc", data["volume"])
-    findings = run_preflight(star=star, reference_map=tmp_path / "map.mrc", box_size=20)
+    findings = preflight(star, reference_map=tmp_path / "map.mrc", largest_box=20)
     assert {finding.subject for finding in findings} == {"contrast", "poses", "shift units", "CTF", "hand", "pixel size"}
     assert [finding for finding in findings if finding.level != "ok"] == []
 
@@ -129,7 +132,7 @@ def test_a_wrong_pixel_size_of_the_map_is_measured(data, right, agreement, tmp_p
 
 
 def test_without_a_map_hand_and_pixel_size_are_not_guessed(star, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["cryorestore", "preflight", str(star), "--count", "40", "--box-size", "16"])
+    monkeypatch.setattr(sys, "argv", ["cryorestore", "preflight", str(star), "--count", "40", "--largest-box", "16"])
     with pytest.raises(SystemExit) as stopped:
         main()
     shown = capsys.readouterr().out
@@ -140,14 +143,54 @@ def test_without_a_map_hand_and_pixel_size_are_not_guessed(star, monkeypatch, ca
 
 def test_the_command_ends_with_1_on_an_error(data, tmp_path, monkeypatch, capsys):
     star = write_particles(tmp_path, data | {"images": -data["images"]})
-    monkeypatch.setattr(sys, "argv", ["cryorestore", "preflight", str(star), "--box-size", "16"])
+    monkeypatch.setattr(sys, "argv", ["cryorestore", "preflight", str(star), "--largest-box", "16"])
     with pytest.raises(SystemExit) as stopped:
         main()
     assert stopped.value.code == 1
-    assert "invert" in capsys.readouterr().out
+    shown = capsys.readouterr()
+    assert "invert" in shown.out
+    assert "contrast: " in shown.err
+    assert "preflight.refuse" in shown.err
+
+
+def test_a_refused_run_leaves_its_findings_and_refuse_false_only_warns(data, tmp_path):
+    star, written = write_particles(tmp_path, data | {"images": -data["images"]}), tmp_path / "preflight.json"
+    with pytest.raises(CryorestoreError, match=r"(?s)preflight finds an error.*contrast: .*invert"):
+        preflight(star, preflight_json=written, largest_box=16)
+    levels = {finding["subject"]: finding["level"] for finding in json.loads(written.read_text())["findings"]}
+    assert levels["contrast"] == "error"
+    assert "error" in {finding.level for finding in preflight(star, largest_box=16, refuse=False)}
+
+
+def test_noise_with_poses_is_a_warning_and_no_refusal(data, tmp_path):
+    noise = torch.randn(data["images"].shape, generator=torch.Generator().manual_seed(3))
+    levels = {finding.subject: finding.level for finding in preflight(write_particles(tmp_path, data | {"images": noise}), largest_box=16)}
+    assert (levels["contrast"], levels["poses"]) == ("warning", "warning")
+
+
+def test_picks_that_extraction_gave_no_pose_are_not_reconstructed(data, tmp_path):
+    table = ParticleTable.read(write_particles(tmp_path, data, extra={"rlnCryorestoreHasPose": np.arange(COUNT) % 2}))
+    assert len(load(table)) == COUNT // 2
+    unposed = load(table.with_columns({"rlnCryorestoreHasPose": np.zeros(COUNT, int)}))
+    assert not unposed.posed
+    assert len(unposed) == COUNT
+
+
+def test_an_image_with_nan_is_left_out(data, tmp_path):
+    star = write_particles(tmp_path, data)
+    with (tmp_path / "particles.mrcs").open("r+b") as stack:
+        stack.seek(1024 + 40)
+        stack.write(struct.pack("<f", float("nan")))
+    assert len(load(ParticleTable.read(star))) == COUNT - 1
+
+
+def test_two_runs_write_the_same_findings(star, tmp_path):
+    for name in ("a.json", "b.json"):
+        preflight(star, preflight_json=tmp_path / name, count=60, largest_box=16)
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
 
 
 def test_without_poses_only_the_contrast_is_judged(data_root):
-    findings = run_preflight(star=data_root / "metadata-cryodrgn/empiar_10076_7.cs")
+    findings = preflight(data_root / "metadata-cryodrgn/empiar_10076_7.cs")
     assert [finding.subject for finding in findings] == ["contrast", "poses"]
     assert all(finding.level != "error" for finding in findings)

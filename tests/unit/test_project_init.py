@@ -10,10 +10,11 @@ from numpy.lib.recfunctions import repack_fields
 from cryorestore.cli import app
 from cryorestore.config import check_inputs, input_files, load_configuration
 from cryorestore.errors import CryorestoreError
-from cryorestore.io.cryosparc import write_cs
-from cryorestore.io.mrc import write_map
+from cryorestore.io.mrc import write_map, write_micrograph
+from cryorestore.io.star import StarBlock, write_star
 from cryorestore.masks import soft_sphere
 from cryorestore.particles import ParticleTable
+from cryorestore.particles_cs import write_particles_cs
 from cryorestore.project_init import initialize_project
 from helpers import BOX, PIXEL, simulate_particles, write_particles
 
@@ -56,7 +57,7 @@ def cryosparc_job(data, tmp_path):
     (tmp_path / "P12/J3").mkdir()
     star = write_particles(tmp_path / "P12/J3", data, extra={"rlnRandomSubset": np.arange(COUNT) % 2 + 1})
     names = [f"{number + 1:06d}@J3/particles.mrcs" for number in range(COUNT)]
-    write_cs(tmp_path / "whole.cs", ParticleTable.read(star).with_columns({"rlnImageName": names}))
+    write_particles_cs(tmp_path / "whole.cs", ParticleTable.read(star).with_columns({"rlnImageName": names}))
     whole = np.load(tmp_path / "whole.cs")
     parts = {"particles": ["uid", *(name for name in whole.dtype.names if name.startswith(("align", "ctf")))]}
     parts["passthrough_particles"] = ["uid", *(name for name in whole.dtype.names if name.startswith("blob"))]
@@ -178,3 +179,114 @@ def test_a_table_elsewhere_gets_its_own_data_root(data_root, tmp_path):
     shutil.copy(data_root / "metadata-cryodrgn/relion5.star", tmp_path)
     settings, _ = written(initialize_project(table=tmp_path / "relion5.star", datasets_dir=tmp_path, preflight=False))
     assert settings["data_root"] == str(tmp_path.resolve())
+
+
+def picking_project(folder, job_name, suffix, *, options, inner="Micrographs"):
+    """Two micrographs with a table, and a job with the picks of both; the job's options as RELION 3.1 writes them."""
+    project, job = folder / "project", folder / "project" / job_name
+    (job / inner).mkdir(parents=True)
+    (project / "CtfFind/job003").mkdir(parents=True)
+    names = ["Micrographs/a_1.mrc", "Micrographs/a_12.mrc"]
+    for name in names:
+        write_micrograph(project / name, np.random.default_rng(1).standard_normal((64, 64)), pixel_size=1.5)
+        picks = StarBlock.from_columns({"rlnCoordinateX": ["20.0", "40.0"], "rlnCoordinateY": ["30.0", "35.0"]})
+        write_star(job / inner / f"{Path(name).stem}{suffix}", {"": picks})
+    optics = {"rlnOpticsGroupName": ["one"], "rlnOpticsGroup": ["1"], "rlnMicrographPixelSize": ["1.5"]}
+    optics |= {"rlnVoltage": ["300.0"], "rlnSphericalAberration": ["2.7"], "rlnAmplitudeContrast": ["0.1"]}
+    rows = {"rlnMicrographName": names, "rlnOpticsGroup": ["1", "1"], "rlnDefocusU": ["15000.0"] * 2, "rlnDefocusV": ["15000.0"] * 2}
+    table = {"optics": StarBlock.from_columns(optics), "micrographs": StarBlock.from_columns(rows)}
+    write_star(project / "CtfFind/job003/micrographs_ctf.star", table)
+    head = "data_job\n\n_rlnJobTypeLabel relion.autopick\n\ndata_joboptions_values\n\nloop_\n_rlnJobOptionVariable #1\n_rlnJobOptionValue #2\n"
+    (job / "job.star").write_text(head + "".join(f"{key} {value}\n" for key, value in options.items()))
+    return job
+
+
+def test_an_autopick_job_becomes_micrographs_with_their_picks(tmp_path):
+    options = {"fn_input_autopick": "CtfFind/job003/micrographs_ctf.star", "log_diam_max": "30"}
+    job = picking_project(tmp_path, "AutoPick/job005", "_autopick.star", options=options)
+    settings, configuration = written(initialize_project(relion=job, datasets_dir=tmp_path / "datasets"))
+    check_inputs(configuration)
+    assert settings["input"]["kind"] == "micrographs"
+    assert settings["input"]["pixel_size"] == 1.5
+    assert settings["denoisers"] == []
+    assert [Path(path).name for path in input_files(settings)["coordinates"]] == ["a_12_autopick.star", "a_1_autopick.star"]
+    assert settings["extract"]["box_size"] == 30  # 1.5 diameters of 20 px
+    assert settings["normalize"]["bg_radius"] == 10
+    assert settings["mask"]["radius"] == 15
+    assert settings["extract"]["invert_contrast"] == "auto"
+
+
+def test_a_manual_pick_job_of_relion_31_names_its_micrographs_in_a_note(tmp_path):
+    job = picking_project(tmp_path, "ManualPick/job004", "_manualpick.star", options={"diameter": "100"})
+    (job / "coords_suffix_manualpick.star").write_text("CtfFind/job003/micrographs_ctf.star\n")
+    done = initialize_project(relion=job, datasets_dir=tmp_path / "datasets", particle_diameter=36)
+    settings, configuration = written(done)
+    check_inputs(configuration)
+    assert settings["input"]["coordinates"] == "ManualPick/job004/Micrographs/*_manualpick.star"
+    assert settings["extract"]["box_size"] == 36
+    assert "--particle-diameter" in done.path.read_text()
+
+
+def test_an_import_of_box_files_beside_a_table_is_found(tmp_path):
+    job = picking_project(tmp_path, "Import/job002", ".box", options={}, inner="picks")
+    shutil.copy(tmp_path / "project/CtfFind/job003/micrographs_ctf.star", job)
+    done = initialize_project(relion=job, datasets_dir=tmp_path / "datasets")
+    assert written(done)[0]["input"]["coordinates"] == "Import/job002/picks/*.box"
+    assert any(line.startswith("particle diameter: give --particle-diameter") for line in done.missing)
+
+
+def test_an_extract_job_without_its_stacks_is_extracted_again_with_its_own_options(tmp_path):
+    options = {"star_mics": "CtfFind/job003/micrographs_ctf.star", "extract_size": "40", "do_rescale": "Yes", "rescale": "20", "do_invert": "No"}
+    job = picking_project(tmp_path, "Extract/job006", "_extract.star", options=options)
+    columns = {"rlnImageName": ["1@Extract/job006/a.mrcs"], "rlnMicrographName": ["Micrographs/a_1.mrc"], "rlnCoordinateX": ["20.0"]}
+    columns |= {"rlnCoordinateY": ["30.0"], "rlnOpticsGroup": ["1"]}
+    optics = {"rlnOpticsGroupName": ["one"], "rlnOpticsGroup": ["1"], "rlnImagePixelSize": ["3.0"]}
+    write_star(job / "particles.star", {"optics": StarBlock.from_columns(optics), "particles": StarBlock.from_columns(columns)})
+    settings, configuration = written(initialize_project(relion=job, datasets_dir=tmp_path / "datasets"))
+    check_inputs(configuration)
+    assert settings["input"]["kind"] == "micrographs"
+    assert settings["input"]["particles_star"] == "Extract/job006/particles.star"
+    assert {name: settings["extract"][name] for name in ("box_size", "scale", "invert_contrast")} == {
+        "box_size": 40,
+        "scale": 20,
+        "invert_contrast": False,
+    }
+    assert settings["mask"]["radius"] == 22.5  # 0.375 of 20 px of 3 angstrom
+
+
+def test_picks_without_a_table_of_micrographs_are_refused(tmp_path):
+    job = picking_project(tmp_path, "AutoPick/job005", "_autopick.star", options={"fn_input_autopick": "absent.star"})
+    with pytest.raises(CryorestoreError, match="no table of micrographs"):
+        initialize_project(relion=job, datasets_dir=tmp_path)
+
+
+def test_micrographs_without_picks_are_refused(tmp_path):
+    job = picking_project(tmp_path, "AutoPick/job005", "_autopick.star", options={})
+    with pytest.raises(CryorestoreError, match="no coordinate file belongs"):
+        initialize_project(table=job.parents[1] / "CtfFind/job003/micrographs_ctf.star", datasets_dir=tmp_path)
+
+
+def test_experimental_micrographs_with_their_picks_become_a_configuration(data_root, tmp_path):
+    folder = data_root / "apoferritin-empiar10146"
+    done = initialize_project(table=folder / "micrographs.star", datasets_dir=tmp_path, particle_diameter=130)
+    settings, configuration = written(done)
+    check_inputs(configuration)
+    assert len(input_files(settings)["coordinates"]) == 9
+    assert (settings["input"]["pixel_size"], settings["extract"]["box_size"]) == (1.5, 130)
+    posed, _ = written(initialize_project(table=folder / "particles_with_poses.star", datasets_dir=tmp_path, name="posed", symmetry="O"))
+    assert posed["input"]["has_poses"]
+    assert posed["denoisers"] == ["ours"]
+
+
+def test_every_table_at_hand_gives_a_configuration_or_says_why_not(data_root, tmp_path):
+    refused = {}
+    for path in sorted([*data_root.rglob("*.star"), *data_root.rglob("*.cs")]):
+        try:
+            written(initialize_project(table=path, datasets_dir=tmp_path, preflight=False, overwrite=True))
+        except CryorestoreError as error:
+            refused[path.name] = str(error)
+    picks = {name for name in refused if name.endswith(("_manualpick.star", "_autopick.star"))}
+    assert set(refused) - picks == {"rln_proj_64.star", "rln_proj_65.star"}
+    assert all("name no micrograph" in refused[name] for name in picks)
+    assert all("no pixel size" in refused[name] for name in set(refused) - picks)
+    written(initialize_project(table=data_root / "metadata-aspire/rln_proj_64.star", datasets_dir=tmp_path, pixel_size=5.0, preflight=False))

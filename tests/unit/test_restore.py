@@ -1,5 +1,6 @@
 import csv
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from cryorestore.joining import join_particles
 from cryorestore.pairs import make_training_pairs
 from cryorestore.particles import ParticleTable
 from cryorestore.reconstruct import reconstruct_map
-from cryorestore.restore import judge_evidence, restore_particles
+from cryorestore.restore import Restorer, judge_evidence, restore_particles
+from cryorestore.sharding import gather_shards, shard_files, shard_rows
 from helpers import BOX, simulate_particles, write_particles
 
 pytestmark = pytest.mark.slow
@@ -42,8 +44,8 @@ def halves(tmp_path_factory):
     return [prepare(folder / f"half{seed}", seed) for seed in (1, 2)]
 
 
-def restore(half, folder, **options):
-    outputs = {
+def restore(half, folder, outputs=None, **options):
+    outputs = outputs or {
         "restored_stack": folder / "r.mrcs",
         "restored_star": folder / "r.star",
         "evidence_csv": folder / "e.csv",
@@ -96,6 +98,70 @@ def test_the_same_bytes_twice(halves, tmp_path):
         restore(halves[0], tmp_path / name)
     for file in ("r.mrcs", "d.mrcs", "e.csv"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+@pytest.mark.parametrize("shards", [1, 2, 3, 10])
+def test_the_bytes_do_not_depend_on_the_number_of_shards(halves, tmp_path, monkeypatch, shards):
+    """120 particles in batches of 16 are 8 batches: 10 shards leave two empty."""
+    monkeypatch.chdir(tmp_path)
+    half, names = halves[0], shard_files(Path("r"), deviation=True)
+    restore(half, Path("r"), outputs=names)
+    folders = [Path(f"{shard}-of-{shards}") for shard in range(1, shards + 1)]
+    for shard, folder in enumerate(folders, start=1):
+        restore(half, folder, outputs=shard_files(folder, deviation=True), shard=shard, shards=shards)
+    assert sum(not (folder / "particles.mrcs").exists() for folder in folders) == max(0, shards - 8)
+    whole = {name: path.read_bytes() for name, path in names.items()}
+    for path in names.values():
+        path.unlink()
+    gather_shards(star=half["star"], shard_folders=folders, **names)
+    assert {name: path.read_bytes() for name, path in names.items()} == whole
+
+
+def test_an_empty_table_is_gathered_as_it_is_restored(halves, tmp_path):
+    ParticleTable.read(halves[0]["star"]).take([]).write(tmp_path / "empty.star")
+    folders = [tmp_path / name for name in ("1", "2", "whole", "gathered")]
+    for shard, folder in enumerate(folders[:2], start=1):
+        restore(halves[0], folder, star=tmp_path / "empty.star", outputs=shard_files(folder, deviation=True), shard=shard, shards=2)
+    whole, gathered = (shard_files(folder, deviation=True) for folder in folders[2:])
+    restore(halves[0], folders[2], star=tmp_path / "empty.star", outputs=whole)
+    gather_shards(star=tmp_path / "empty.star", shard_folders=folders[:2], **gathered)
+    assert all(gathered[name].read_bytes() == whole[name].read_bytes() for name in ("restored_star", "evidence_csv"))
+    assert not gathered["restored_stack"].exists()
+
+
+def test_a_missing_or_damaged_shard_is_an_error(halves, tmp_path):
+    folders = [tmp_path / name for name in ("1", "2", "all")]
+    for shard, folder in enumerate(folders[:2], start=1):
+        restore(halves[0], folder, outputs=shard_files(folder, deviation=True), shard=shard, shards=2)
+    gathered = shard_files(folders[2], deviation=True)
+    with pytest.raises(CryorestoreError, match="found 64 restored particles in 1 shards, expected 120"):
+        gather_shards(star=halves[0]["star"], shard_folders=folders[:1], **gathered)
+    with (folders[1] / "particles.mrcs").open("r+b") as stack:
+        stack.seek(1024 + 5 * BOX * BOX * 4)
+        stack.write(b"\0" * 4)
+    with pytest.raises(CryorestoreError, match="row 70: found an image of hash"):
+        gather_shards(star=halves[0]["star"], shard_folders=folders[:2], **gathered)
+    assert not folders[2].exists() or not list(folders[2].iterdir())
+
+
+def test_every_batch_belongs_to_one_shard():
+    for count, shards in ((120, 3), (1, 2), (0, 3), (33, 5)):
+        rows = [row for shard in range(1, shards + 1) for row in range(count)[shard_rows(count, 16, shard=shard, shards=shards)]]
+        assert rows == list(range(count))
+        starts = [shard_rows(count, 16, shard=shard, shards=shards).start for shard in range(1, shards + 1)]
+        assert all(start % 16 == 0 or start == count for start in starts)
+    with pytest.raises(CryorestoreError, match="shard is 3 of 2"):
+        shard_rows(10, 16, shard=3, shards=2)
+
+
+def test_out_of_gpu_memory_names_the_batch_size(halves, tmp_path, monkeypatch):
+    def never(self, *arguments):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Restorer, "__call__", never)
+    with pytest.raises(CryorestoreError, match=r"lower compute\.batch_size"):
+        restore(halves[0], tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_another_halfs_particles_change_nothing(halves, tmp_path):

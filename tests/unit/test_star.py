@@ -1,8 +1,14 @@
+import tracemalloc
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import starfile
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cryorestore.errors import CryorestoreError
+from cryorestore.io.packed import CHUNK, pack_lines
 from cryorestore.io.star import StarBlock, read_star, write_star
 
 TEXT = """# a comment
@@ -121,3 +127,96 @@ def test_a_cell_that_is_no_number_is_named(file):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(CryorestoreError, match=r"nowhere\.star: cannot be read"):
         read_star(tmp_path / "nowhere.star")
+
+
+def read_text(tmp_path, text):
+    (tmp_path / "t.star").write_bytes(text if isinstance(text, bytes) else text.encode())
+    return read_star(tmp_path / "t.star").blocks[""]
+
+
+@pytest.mark.parametrize(
+    ("rows", "cells"),
+    [
+        ("a.mrc 1", ["a.mrc", "1"]),
+        ("\t a.mrc \t\t 1 \t ", ["a.mrc", "1"]),
+        ("'my mics/a.mrc' 1", ["my mics/a.mrc", "1"]),
+        ('"it\'s.mrc" 1', ["it's.mrc", "1"]),
+        ("it's.mrc 1", ["it's.mrc", "1"]),
+        ('5"x.mrc 1', ['5"x.mrc', "1"]),
+        ("mic#1.mrc 1", ["mic#1.mrc", "1"]),
+        ("a.mrc 1 # a remark", ["a.mrc", "1"]),
+        ("data_7/a.mrc 1", ["data_7/a.mrc", "1"]),
+        ("_a.mrc 1", ["_a.mrc", "1"]),
+        ("mü\u00a0x.mrc 1", ["mü\u00a0x.mrc", "1"]),
+        ("'' 1", ["", "1"]),
+    ],
+)
+def test_odd_cells_are_read_and_written_as_they_are(tmp_path, rows, cells):
+    block = read_text(tmp_path, f"data_\nloop_\n_rlnA #1\n_rlnB #2\n{rows}\n{rows}\n\n")
+    assert [block.column("rlnA"), block.column("rlnB")] == [[cells[0]] * 2, [cells[1]] * 2]
+    write_star(tmp_path / "u.star", {"": block.with_columns({"rlnB": ["7", "8"], "rlnC": block.column("rlnA")})})
+    again = read_star(tmp_path / "u.star").blocks[""]
+    assert [again.column(name) for name in ("rlnA", "rlnB", "rlnC")] == [[cells[0]] * 2, ["7", "8"], [cells[0]] * 2]
+
+
+def test_a_byte_order_mark_and_old_line_ends_make_no_difference(tmp_path):
+    text = "data_\nloop_\n_rlnA\n1\n2\n"
+    for variant in ("\ufeff" + text, text.replace("\n", "\r"), text.rstrip("\n"), "\n\n" + text):
+        assert read_text(tmp_path, variant).column("rlnA") == ["1", "2"]
+
+
+def test_bytes_that_are_no_utf8_survive(tmp_path):
+    block = read_text(tmp_path, b"data_\nloop_\n_rlnA\n_rlnB\n\xfc.mrc 1\n")
+    write_star(tmp_path / "u.star", {"": block.with_columns({"rlnB": ["2"]})})
+    assert b"\xfc.mrc 2\n" in (tmp_path / "u.star").read_bytes()
+
+
+@pytest.mark.parametrize("cell", ["two\nlines", "both \"kinds' of quotes"])
+def test_a_cell_that_no_star_file_can_hold_is_refused(cell):
+    with pytest.raises(CryorestoreError, match="a cell to be written holds a line break or both kinds of quotes"):
+        StarBlock.from_columns({"rlnA": [cell]})
+
+
+def real_rows(data_root, count):
+    """A real table's rows with numbers of their own, so that no two are equal."""
+    block = read_star(data_root / "metadata-empiar10204/run_it016_data.star").blocks["particles"]
+    lines = list(block.lines)
+    return block, [lines[row % len(lines)].replace("@", f"@{row:06d}") for row in range(count)]
+
+
+def test_a_real_row_is_held_in_300_bytes(data_root):
+    block, lines = real_rows(data_root, 20_000)
+    assert np.mean([len(line) for line in lines]) > 400
+    tracemalloc.start()
+    try:
+        held = replace(block, lines=lines)
+        del lines
+        changed = held.with_columns({"rlnRandomSubset": np.arange(len(held)) % 2 + 1}).take(slice(None))
+        bytes_held = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert len(changed) == 20_000
+    assert bytes_held / 2 / 20_000 <= 300
+
+
+def test_many_rows_are_taken_changed_and_compared_like_few(data_root):
+    block, lines = real_rows(data_root, 3 * CHUNK + 5)
+    many = replace(block, lines=lines)
+    assert many.lines == lines
+    assert [many.lines[place] for place in (0, CHUNK, -1)] == [lines[0], lines[CHUNK], lines[-1]]
+    assert many.lines[CHUNK - 1 : CHUNK + 2] == lines[CHUNK - 1 : CHUNK + 2]
+    rows = np.random.default_rng(1).permutation(len(lines))
+    assert many.take(rows).lines == [lines[row] for row in rows.tolist()]
+    assert many.take(rows[: CHUNK // 2] % 7).lines == [lines[row] for row in (rows[: CHUNK // 2] % 7).tolist()]
+    numbers = np.arange(len(lines))
+    assert many.with_columns({"rlnNew": numbers}).ints("rlnNew").tolist() == numbers.tolist()
+    with pytest.raises(IndexError):
+        many.lines[len(lines)]
+
+
+@given(st.lists(st.text(st.characters(exclude_characters="\n\r\"'", exclude_categories=["Cs"]), max_size=8), max_size=30), st.randoms())
+def test_any_lines_are_unpacked_as_they_were(lines, random):
+    packed = pack_lines(lines)
+    assert list(packed) == lines
+    rows = [random.randrange(len(lines)) for _ in range(len(lines))] if lines else []
+    assert packed.take(np.array(rows, np.int64)) == [lines[row] for row in rows]

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from cryorestore import training_tasks
 from cryorestore.devices import select_device
@@ -215,20 +215,44 @@ def test_samples_depend_on_the_particles_seed_not_on_its_batch(diffusion):
     assert not torch.allclose(other, alone, atol=1e-2)
 
 
-def test_out_of_memory_halves_the_micro_batch_and_learns_the_same(diffusion, monkeypatch, caplog):
-    whole = diffusion("whole", steps=3)
+@pytest.mark.parametrize("fitting", [2, 1])
+def test_out_of_memory_halves_the_micro_batch_and_learns_the_same(diffusion, monkeypatch, caplog, fitting):
+    """An injected torch.OutOfMemoryError, with a batch that the halves do not divide evenly."""
+    whole = diffusion("whole", steps=3, batch_size=5)
     real = training_tasks.DiffusionTask.loss
 
     def limited(self, network, batch):
-        if len(batch["y0"]) > 1:
+        if len(batch["y0"]) > fitting:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return real(self, network, batch)
 
     monkeypatch.setattr(training_tasks.DiffusionTask, "loss", limited)
-    small = diffusion("small", steps=3)
-    assert "micro-batch halved to 1" in caplog.text
-    for ours, theirs in zip(read_history(whole), read_history(small), strict=True):
-        assert float(ours["training_loss"] or 0) == pytest.approx(float(theirs["training_loss"] or 0), rel=1e-3)
+    small = diffusion("small", steps=3, batch_size=5)
+    told = [record.getMessage() for record in caplog.records if "out of GPU memory" in record.getMessage()]
+    ends = {2: "halved to 2 images, 3 of them accumulated in their place", 1: "halved to 1 images, 5 of them accumulated in their place"}
+    assert "halved to 3 images, 2 of them" in told[0]
+    assert told[-1].endswith(ends[fitting])
+    assert len(told) == 4 - fitting
+    same_but_for_rounding(whole, small)
+
+
+def same_but_for_rounding(one, other):
+    for ours, theirs in zip(read_history(one), read_history(other), strict=True):
+        assert {name: float(value or 0) for name, value in ours.items()} == pytest.approx(
+            {name: float(value or 0) for name, value in theirs.items()}, rel=1e-4
+        )
+    weights, others = (load_file(folder / "diffusion.safetensors") for folder in (one, other))
+    moved = max(float((weights[name] - others[name]).abs().max()) for name in weights)
+    assert moved < 1e-5
+
+
+def test_one_image_that_does_not_fit_is_an_error(diffusion, monkeypatch):
+    def never(self, network, batch):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(training_tasks.DiffusionTask, "loss", never)
+    with pytest.raises(CryorestoreError, match="one image alone"):
+        diffusion()
 
 
 def test_a_loss_that_is_not_finite_names_its_step(diffusion, monkeypatch):
@@ -238,10 +262,13 @@ def test_a_loss_that_is_not_finite_names_its_step(diffusion, monkeypatch):
         diffusion()
 
 
-def test_a_second_slurm_task_is_refused_and_writes_nothing(diffusion, monkeypatch, tmp_path):
-    monkeypatch.setenv("SLURM_NTASKS", "2")
-    with pytest.raises(CryorestoreError, match="SLURM_NTASKS=2"):
+@pytest.mark.parametrize("name", ["SLURM_STEP_NUM_TASKS", "WORLD_SIZE"])
+def test_a_second_task_that_was_not_asked_for_is_refused_and_writes_nothing(diffusion, monkeypatch, tmp_path, name):
+    monkeypatch.setenv(name, "2")
+    with pytest.raises(CryorestoreError, match=r"2 tasks were started .* expected 1"):
         diffusion()
+    with pytest.raises(CryorestoreError, match="choose a multiple of 2"):
+        diffusion(processes=3, nodes=2)
     assert not (tmp_path / "a").exists()
 
 
@@ -264,8 +291,8 @@ def test_equal_images_get_different_draws_in_every_step(diffusion, monkeypatch):
     drawn = []
     real = training_tasks.DiffusionTask.batch
 
-    def batch(self, step):
-        content = real(self, step)
+    def batch(self, step, places):
+        content = real(self, step, places)
         drawn.extend((float(gamma), float(noise[0, 0])) for gamma, noise in zip(content["gamma"], content["noise"], strict=True))
         return content
 

@@ -76,6 +76,47 @@ def test_methods_stand_side_by_side_and_one_without_network_trains_nothing(tmp_p
     assert (jobs["train_diffusion"], jobs["train_postprocess"], jobs["restore_particles"], jobs["make_training_pairs"]) == (4, 2, 6, 2)
 
 
+def test_shards_take_jobs_of_their_own_and_one_shard_takes_none(tmp_path):
+    done = dry_run(tmp_path, "restore", "--config", "denoisers=[ours]")
+    assert done.returncode == 0, done.stderr
+    jobs = job_counts(done.stdout + done.stderr)
+    assert jobs["restore_particles"] == 2
+    assert not {"restore_shard", "gather_shards"} & jobs.keys()
+    done = dry_run(tmp_path, "report", "--config", "denoisers=[ours]", "restore={shards: 3}")
+    assert done.returncode == 0, done.stderr
+    jobs = job_counts(done.stdout + done.stderr)
+    assert (jobs["restore_shard"], jobs["gather_shards"]) == (6, 2)
+    assert "restore_particles" not in jobs
+
+
+def test_training_on_several_nodes_is_an_mpi_job_and_on_one_is_not(tmp_path):
+    asked = {}
+    for nodes in (1, 2):
+        target = "results/demo/models/ours/half1/diffusion.safetensors"
+        settings = ("--config", f"compute={{processes: 4, nodes: {nodes}, device: cuda, threads: 3}}")
+        done = snakemake(tmp_path, "--dry-run", "--cores", "64", target, *settings)
+        assert done.returncode == 0, done.stderr
+        job = (done.stdout + done.stderr).split("rule train_diffusion:")[1].split("\n\n")[0]
+        threads = next(line.split()[1] for line in job.splitlines() if "threads:" in line)
+        resources = next(line.split(":", 1)[1] for line in job.splitlines() if "resources:" in line)
+        asked[nodes] = {"threads": threads} | dict(item.strip().split("=") for item in resources.split(",") if "=" in item)
+    assert {name: asked[1][name] for name in ("threads", "gpu", "processes", "nodes")} == {
+        "threads": "12",
+        "gpu": "4",
+        "processes": "4",
+        "nodes": "1",
+    }
+    assert not {"mpi", "tasks", "tasks_per_gpu"} & asked[1].keys()
+    assert {name: asked[2][name] for name in ("threads", "gpu", "mpi", "tasks", "tasks_per_gpu", "nodes")} == {
+        "threads": "3",
+        "gpu": "4",
+        "mpi": "srun",
+        "tasks": "4",
+        "tasks_per_gpu": "0",
+        "nodes": "2",
+    }
+
+
 def test_picks_without_a_pose_are_restored_by_the_methods_that_need_none(tmp_path):
     placeholders(tmp_path / "data", "empiar-10146")
     done = dry_run(tmp_path, "restore", "--config", "datasets=[empiar-10146]", f"data_root={tmp_path / 'data'}", "denoisers=[ours,sr3+post]")
@@ -112,22 +153,13 @@ def test_every_step_has_a_rule_and_a_script_of_its_name():
     assert len(list((ROOT / "scripts").glob("*.py"))) == len(STEPS)
 
 
-def test_the_slurm_profile_asks_for_a_gpu_where_networks_run():
+def test_the_slurm_profile_goes_to_the_gpu_partition_where_networks_run():
     profile = yaml.safe_load((ROOT / "profiles/slurm/config.yaml").read_text())
-    asking = {rule for rule, resources in profile["set-resources"].items() if resources["gpu"] == 1}
-    assert asking == {"train_diffusion", "train_postprocess", "restore_particles", "restore_unposed", "control_noise_only"}
+    asking = {rule for rule, resources in profile["set-resources"].items() if resources["slurm_partition"] == "gpu"}
+    assert asking == {"train_diffusion", "train_postprocess", "restore_particles", "restore_shard", "restore_unposed", "control_noise_only"}
     assert profile["rerun-triggers"] == ["mtime", "params", "input", "code"]
 
 
-def test_environments_have_the_versions_of_the_locks():
-    locks = [line for name in ("product", "peers") for line in (ROOT / f"requirements/{name}.lock").read_text().splitlines()]
-    locked = {line.split("==")[0].lower(): line.split("==")[1].split()[0] for line in locks if "==" in line}
-    for path in sorted((ROOT / "envs").glob("*.yaml")):
-        pins = next(entry["pip"] for entry in yaml.safe_load(path.read_text())["dependencies"] if isinstance(entry, dict))
-        assert {name: locked[name] for name, _ in (pin.split("==") for pin in pins)} == dict(pin.split("==") for pin in pins)
-
-
-@pytest.mark.slow
 @pytest.mark.slow
 def test_a_changed_module_reruns_the_steps_that_use_it_and_no_others(tmp_path):
     project = tmp_path / "project"

@@ -72,6 +72,8 @@ def _simulate(settings: Settings) -> Iterator[Problem]:
     simulate, extract = settings["simulate"], settings["extract"]
     if extract["box_size"] != simulate["box_size"]:
         yield Problem("extract.box_size", extract["box_size"], f"simulate.box_size {simulate['box_size']} px: particles and truth have one box")
+    if settings["normalize"]["whiten"] != "none":
+        yield Problem("normalize.whiten", settings["normalize"]["whiten"], "none for a simulation: the truth is not whitened")
     if extract["scale"] not in (None, simulate["box_size"]):
         yield Problem("extract.scale", extract["scale"], "null for a simulation: particles and truth have one box")
     if simulate["defocus_range"][0] > simulate["defocus_range"][1]:
@@ -120,6 +122,11 @@ def _training(settings: Settings) -> Iterator[Problem]:
         for name in ("warmup_steps", "validation_every"):
             if training[name] > training["steps"]:
                 yield Problem(f"{section}.{name}", training[name], f"at most {section}.steps {training['steps']}")
+        processes, nodes = settings["compute"]["processes"], settings["compute"]["nodes"]
+        if processes > training["batch_size"]:
+            yield Problem("compute.processes", processes, f"at most {section}.batch_size {training['batch_size']}, which they share")
+    if processes % nodes:
+        yield Problem("compute.processes", processes, f"a multiple of compute.nodes {nodes}")
     diffusion = settings["diffusion"]
     if diffusion["beta_start"] >= diffusion["beta_end"]:
         yield Problem("diffusion.beta_start", diffusion["beta_start"], f"less than diffusion.beta_end {diffusion['beta_end']}")

@@ -1,5 +1,9 @@
 """The files that a data set comes in with: where they are, and what to say when one is missing."""
 
+import hashlib
+import os
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +13,8 @@ from cryorestore.config.problems import Settings
 from cryorestore.errors import CryorestoreError
 
 HOW_TO_OBTAIN = "set data_root, or the environment variable CRYORESTORE_DATA, to the folder that they are in"
+MADE_MASKS = ("none", "sphere", "auto")
+"""Values of `fsc.mask` that name no file"""
 FILE_KEYS = ("micrographs_star", "particles_star", "reference_map")
 
 
@@ -20,13 +26,38 @@ def input_files(settings: Settings) -> dict[str, Any]:
     given = settings["input"]
     files: dict[str, Any] = {key: data_path(settings, given[key]) for key in (*FILE_KEYS, "project_root") if given[key]}
     if given["coordinates"]:
-        pattern = data_path(settings, given["coordinates"])
-        files["coordinates"] = sorted(str(path) for path in Path(pattern).parent.glob(Path(pattern).name))
+        files["coordinates"] = sorted(entry.path for entry in _matching(data_path(settings, given["coordinates"])))
     if given["cs"]:
         files["cs"] = [data_path(settings, path) for path in given["cs"]]
     if settings["input"]["kind"] == "simulation" and settings["simulate"]["molecule"] != "demo":
         files["molecule"] = data_path(settings, settings["simulate"]["molecule"])
+    if settings["fsc"]["mask"] not in MADE_MASKS:
+        files["fsc_mask"] = data_path(settings, settings["fsc"]["mask"])
     return files
+
+
+def picks(settings: Settings) -> dict[str, str]:
+    """The pattern of the pick files, as the keyword of the extracting function; nothing where there is none."""
+    pattern = settings["input"]["coordinates"]
+    return {"coordinates": data_path(settings, pattern)} if pattern else {}
+
+
+def picks_version(settings: Settings) -> str | None:
+    """Hash names, sizes and times of the pick files, so that a change of them reruns extraction without thousands of files being inputs of a job."""
+    digest = hashlib.sha256()
+    for pattern in picks(settings).values():
+        for entry in sorted(_matching(pattern), key=lambda entry: entry.name):
+            status = entry.stat()
+            digest.update(f"{entry.name}/{status.st_size}/{status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:12] if picks(settings) else None
+
+
+def _matching(pattern: str) -> Iterator["os.DirEntry[str]"]:
+    """Files that a pattern finds; only its last part may have * or ? in it. The folder is read once: no file is asked after by itself."""
+    folder, name = os.path.split(pattern)
+    if Path(folder).is_dir():
+        with os.scandir(Path(folder)) as entries:
+            yield from (entry for entry in entries if fnmatchcase(entry.name, name))
 
 
 def check_inputs(configuration: Configuration) -> None:
@@ -54,7 +85,8 @@ def _indented(lines: list[str]) -> list[str]:
 def _missing(settings: Settings) -> list[str]:
     missing = []
     for key, paths in input_files(settings).items():
-        if key == "coordinates" and not paths:
-            missing.append(f"input.coordinates: nothing matches {data_path(settings, settings['input']['coordinates'])}")
+        if key == "coordinates":
+            missing += [] if paths else [f"input.coordinates: nothing matches {data_path(settings, settings['input']['coordinates'])}"]
+            continue
         missing += [f"{key}: {path}" for path in ([paths] if isinstance(paths, str) else paths) if not Path(path).exists()]
     return missing

@@ -1,6 +1,7 @@
 """Merge defaults, dataset file and command line, and check the result."""
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,25 +13,29 @@ from cryorestore.config.checks import cross_key_problems
 from cryorestore.config.paths import PROJECT_ROOT
 from cryorestore.config.problems import Problem, refuse
 from cryorestore.config.schema import read_schema, schema_problems, typed
+from cryorestore.config.table import Row, read_table
 from cryorestore.errors import CryorestoreError
 
 DEFAULTS = "config/config.yaml"
 SCHEMA = "config/schemas/config.schema.yaml"
 COMMAND_LINE = "--configfile or --config"
-RUN_KEYS = ("datasets", "datasets_dir", "results")
+RUN_KEYS = ("datasets", "datasets_dir", "datasets_table", "results", "keep_intermediates", "disk_check", "container")
 """Keys that belong to the run and not to one data set."""
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """A checked run: the complete settings of each data set, by name, and the folder of all results."""
+    """A checked run: the complete settings of each data set, by name, and the keys of the run as in config.yaml."""
 
     settings: dict[str, dict[str, Any]]
     results: str
+    keep_intermediates: bool
+    disk_check: str
+    container: str | None
 
 
 def load_configuration(overrides: Mapping[str, Any] | None = None, *, root: Path = PROJECT_ROOT) -> Configuration:
-    """Merge config/config.yaml < config/datasets/NAME.yaml < `overrides` for every data set, and check them.
+    """Merge config/config.yaml < config/datasets/NAME.yaml < row of the table < `overrides` for every data set, and check them.
 
     Parameters
     ----------
@@ -53,23 +58,27 @@ def load_configuration(overrides: Mapping[str, Any] | None = None, *, root: Path
     refuse([problem.text({key: _run_origin(key, overrides) for key in RUN_KEYS}) for problem in _run_problems(run, schema)])
     settings: dict[str, dict[str, Any]] = {}
     refused: list[str] = []
-    for name in run["datasets"]:
-        shown = f"{run['datasets_dir']}/{name}.yaml"
-        dataset = _read_dataset(root, run["datasets_dir"], name)
+    files: dict[str, dict[str, Any]] = {}
+    for name, row in _rows(run, root, schema, named="datasets" in overrides).items():
+        shown = f"{run['datasets_dir']}/{row.like}.yaml"
+        if row.like not in files:
+            files[row.like] = _read_dataset(root, run["datasets_dir"], row)
         merged: dict[str, Any] = {}
         origins: dict[str, str] = {}
-        for layer, file in ((defaults, DEFAULTS), (dataset, shown), (overrides, COMMAND_LINE)):
+        for layer, file in ((defaults, DEFAULTS), (files[row.like], shown), (row.changes, row.place), (overrides, COMMAND_LINE)):
             merge_into(merged, layer, file, origins)
         refused += [
-            Problem(key, dataset[key], "allowed in config/config.yaml or on the command line only").text({key: shown})
+            Problem(key, layer[key], "allowed in config/config.yaml or on the command line only").text({key: file})
+            for layer, file in ((files[row.like], shown), (row.changes, row.place))
             for key in RUN_KEYS
-            if key in dataset
+            if key in layer
         ]
         problems = schema_problems(merged, schema) or cross_key_problems(merged)
         refused += [problem.text(origins) for problem in problems]
         settings[name] = merged
     refuse(refused)
-    return Configuration(settings=settings, results=run["results"])
+    kept = {key: run[key] for key in ("results", "keep_intermediates", "disk_check", "container")}
+    return Configuration(settings=settings, **kept)
 
 
 def read_yaml(path: Path, *, shown: str) -> dict[str, Any]:
@@ -102,12 +111,29 @@ def merge_into(base: dict[str, Any], layer: Mapping[str, Any], file: str, origin
             origins[name] = file
 
 
-def _read_dataset(root: Path, folder: str, name: str) -> dict[str, Any]:
-    path = root / folder / f"{name}.yaml"
+def _rows(run: Mapping[str, Any], root: Path, schema: Mapping[str, Any], *, named: bool) -> dict[str, Row]:
+    """The data sets of this run by name: those of the table where there is one, of them those that the command line names, if it does."""
+    shown = run["datasets_table"]
+    if shown is None:
+        return {name: Row("datasets", name, {}) for name in run["datasets"]}
+    rows = read_table(root / shown, shown=shown)
+    pattern = schema["properties"]["datasets"]["items"]["pattern"]
+    wrong = [f"{row.place}: dataset = {name!r}: text matching {pattern}" for name, row in rows.items() if not re.fullmatch(pattern, name)]
+    wrong += [
+        f"{COMMAND_LINE}: datasets = {name!r}: no row of {shown}; allowed: {', '.join(rows)}"
+        for name in run["datasets"]
+        if named and name not in rows
+    ]
+    refuse(wrong)
+    return {name: rows[name] for name in run["datasets"]} if named else rows
+
+
+def _read_dataset(root: Path, folder: str, row: Row) -> dict[str, Any]:
+    path = root / folder / f"{row.like}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in path.parent.glob("*.yaml"))) or "none"
-        raise CryorestoreError(f"datasets = {name!r}: {folder}/{name}.yaml does not exist; allowed: {known}; or add that file")
-    return read_yaml(path, shown=f"{folder}/{name}.yaml")
+        raise CryorestoreError(f"{row.place} = {row.like!r}: {folder}/{row.like}.yaml does not exist; allowed: {known}; or add that file")
+    return read_yaml(path, shown=f"{folder}/{row.like}.yaml")
 
 
 def _run_origin(key: str, overrides: Mapping[str, Any]) -> str:
@@ -118,7 +144,7 @@ def _run_problems(run: dict[str, Any], schema: dict[str, Any]) -> list[Problem]:
     return schema_problems(run, {**schema, "properties": {key: schema["properties"][key] for key in RUN_KEYS}})
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # libyaml's where it is there: two hundred files are read in a second
     """A safe loader that refuses a key written twice, which YAML would let pass in silence."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -126,4 +152,5 @@ class _Loader(yaml.SafeLoader):
         for key in keys:
             if keys.count(key) > 1:
                 raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is written twice", node.start_mark)
-        return super().construct_mapping(node, deep=deep)
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep=deep)
+        return mapping

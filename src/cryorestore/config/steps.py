@@ -27,20 +27,27 @@ STEPS = {
     "extract_particles": Step("extract", "extract_particles", "Cut picks out of micrographs and rescale them."),
     "import_particles": Step("importing", "import_particles", "Take in a particle stack by its RELION table or cryoSPARC .cs files."),
     "normalize_particles": Step("normalize", "normalize_particles", "Bring particles to background mean 0 and sigma 1."),
+    "preflight": Step("preflight", "preflight", "Judge a few hundred particles before anything costly."),
     "split_particles": Step("split", "split_particles", "Split into half-sets and set particles apart for scoring."),
     "reconstruct_map": Step("reconstruct", "reconstruct_map", "Reconstruct a half, whole and from its odd and even particles."),
-    "compute_fsc": Step("fsc", "write_fsc", "Correlate two half-maps shell by shell."),
-    "compute_truth_fsc": Step("fsc", "write_truth_fsc", "Correlate the mean of two half-maps with a true map."),
+    "make_fsc_mask": Step("resolution.masking", "make_fsc_mask", "Make the mask under which half-maps are correlated."),
+    "compute_fsc": Step("resolution.curves", "write_fsc", "Correlate two half-maps shell by shell."),
+    "compute_truth_fsc": Step("resolution.curves", "write_truth_fsc", "Correlate the mean of two half-maps with a true map."),
+    "sharpen_map": Step("resolution.sharpening", "sharpen_map", "Sharpen the mean of two raw half-maps."),
+    "map_local_resolution": Step("resolution.local", "map_local_resolution", "Map the local resolution of two raw half-maps."),
     "make_training_pairs": Step("pairs", "make_training_pairs", "Make a half's training pairs, reference and noise."),
     "train_diffusion": Step("training", "train_diffusion", "Train the diffusion network of a half."),
     "train_postprocess": Step("training", "train_postprocess", "Train the post-processing network of a half."),
     "restore_particles": Step("restore", "restore_particles", "Restore a half with its own networks."),
+    "restore_shard": Step("restore", "restore_particles", "Restore one of several parts of a half, for gather-shards."),
+    "gather_shards": Step("sharding", "gather_shards", "Put the restored parts of a half together."),
     "restore_unposed": Step("restore", "restore_particles", "Restore the particles of a half that have no pose, by a method that needs none."),
     "join_particles": Step("joining", "join_particles", "Join two restored halves in the order of their source."),
     "control_noise_only": Step("controls", "control_noise_only", "Put noise through a method and see that none is taken for a particle."),
     "evaluate_restoration": Step("evaluate", "evaluate_restoration", "Score a method on held-out particles."),
     "write_summary": Step("summary", "write_summary", "Write the flat summary of a data set."),
     "write_report": Step("report", "write_report", "Write the report of a data set."),
+    "summarize_datasets": Step("bulk", "summarize_datasets", "Write the table of all data sets of a run."),
 }
 """Rule name -> function. The command line has the same names with hyphens."""
 
@@ -117,11 +124,15 @@ def _extract_particles(settings: Settings) -> dict[str, Any]:
 def _import_particles(settings: Settings) -> dict[str, Any]:
     given = settings["input"]
     root = data_path(settings, given["project_root"]) if given["project_root"] else None
-    return {"pixel_size": given["pixel_size"], "box_size": given["box_size"], "project_root": root}
+    return {**{name: given[name] for name in ("pixel_size", "box_size", "invert_contrast")}, "project_root": root}
 
 
 def _normalize_particles(settings: Settings) -> dict[str, Any]:
-    return {**settings["normalize"], "seed": settings["seed"]}
+    return {**settings["normalize"], "threads": settings["compute"]["threads"], "seed": settings["seed"]}
+
+
+def _preflight(settings: Settings) -> dict[str, Any]:
+    return {**settings["preflight"], "symmetry": settings["symmetry"], "seed": settings["seed"]}
 
 
 def _split_particles(settings: Settings) -> dict[str, Any]:
@@ -139,8 +150,24 @@ def _reconstruct_map(settings: Settings) -> dict[str, Any]:
     }
 
 
+def _make_fsc_mask(settings: Settings) -> dict[str, Any]:
+    return {"kind": settings["fsc"]["mask"], **settings["fsc"]["auto_mask"], **_mask(settings)}
+
+
 def _compute_fsc(settings: Settings) -> dict[str, Any]:
-    return {**settings["fsc"], **_mask(settings)}
+    return {**{name: settings["fsc"][name] for name in ("thresholds", "randomise_below", "randomisations")}, "seed": settings["seed"]}
+
+
+def _compute_truth_fsc(settings: Settings) -> dict[str, Any]:
+    return {"thresholds": settings["fsc"]["thresholds"]}
+
+
+def _enabled_section(section: str) -> Callable[[Settings], dict[str, Any]]:
+    return lambda settings: {name: value for name, value in settings[section].items() if name != "enabled"}
+
+
+def _map_local_resolution(settings: Settings) -> dict[str, Any]:
+    return {**_enabled_section("local_resolution")(settings), **_mask(settings), "threads": settings["compute"]["threads"]}
 
 
 def _pose_posterior(settings: Settings) -> dict[str, Any]:
@@ -175,7 +202,7 @@ def _train_postprocess(settings: Settings) -> dict[str, Any]:
 def _restore_particles(settings: Settings) -> dict[str, Any]:
     return {
         **_method(settings, "condition", "sampler", "sampler_steps", "samples"),
-        **settings["restore"],
+        "evidence_threshold": settings["restore"]["evidence_threshold"],
         **_pose_posterior(settings),
         **_compute(settings),
         "batch_size": settings["compute"]["batch_size"],
@@ -202,7 +229,7 @@ def _write_summary(settings: Settings) -> dict[str, Any]:
 
 
 def _write_report(settings: Settings) -> dict[str, Any]:
-    return {"denoisers": settings["denoisers"], **settings["restore"]}
+    return {"denoisers": settings["denoisers"], "evidence_threshold": settings["restore"]["evidence_threshold"]}
 
 
 def _none(settings: Settings) -> dict[str, Any]:
@@ -214,18 +241,25 @@ _PARAMETERS: dict[str, Callable[[Settings], dict[str, Any]]] = {
     "extract_particles": _extract_particles,
     "import_particles": _import_particles,
     "normalize_particles": _normalize_particles,
+    "preflight": _preflight,
     "split_particles": _split_particles,
     "reconstruct_map": _reconstruct_map,
+    "make_fsc_mask": _make_fsc_mask,
     "compute_fsc": _compute_fsc,
-    "compute_truth_fsc": _compute_fsc,
+    "compute_truth_fsc": _compute_truth_fsc,
+    "sharpen_map": _enabled_section("sharpen"),
+    "map_local_resolution": _map_local_resolution,
     "make_training_pairs": _make_training_pairs,
     "train_diffusion": _train_diffusion,
     "train_postprocess": _train_postprocess,
     "restore_particles": _restore_particles,
+    "restore_shard": _restore_particles,
+    "gather_shards": _none,
     "restore_unposed": _restore_particles,
     "join_particles": _none,
     "control_noise_only": _control_noise_only,
     "evaluate_restoration": _evaluate_restoration,
     "write_summary": _write_summary,
     "write_report": _write_report,
+    "summarize_datasets": _none,
 }

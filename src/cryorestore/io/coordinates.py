@@ -67,7 +67,7 @@ def _read_numbers(path: Path, needed: int) -> NDArray[np.float64]:
     rows = []
     for number, line in enumerate(lines, 1):
         cells = line.replace(",", " ").split()
-        if not cells or cells[0].startswith("#"):
+        if not cells or cells[0].startswith("#") or (number == 1 and _is_heading(cells[:needed])):
             continue
         try:
             row = [float(cell) for cell in cells[:needed]]
@@ -77,3 +77,14 @@ def _read_numbers(path: Path, needed: int) -> NDArray[np.float64]:
             raise CryorestoreError(f"{path}: line {number}: found {line[:60]!r}, expected {needed} numbers; mend that line")
         rows.append(row)
     return np.array(rows, dtype=np.float64).reshape(-1, needed)
+
+
+def _is_heading(cells: list[str]) -> bool:
+    """Whether no cell is a number, as in `x y`: the first line may name the columns, in RELION too."""
+    for cell in cells:
+        try:
+            float(cell)
+        except ValueError:
+            continue
+        return False
+    return True

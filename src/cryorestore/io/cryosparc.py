@@ -1,26 +1,28 @@
-"""cryoSPARC's particle tables (.cs): read into RELION's columns, and written from them.
+"""cryoSPARC's particle tables (.cs) read into RELION's columns; `cryosparc_write` goes the other way.
 
 The usual form is a NumPy record array (never pickled). cryoSPARC's own newer form, CSDAT, is left to cryosparc-tools, where that is installed.
 """
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from cryorestore.errors import CryorestoreError
-from cryorestore.files import atomic_path
+from cryorestore.geometry import matrices_to_euler
+from cryorestore.io.binding import BLOB_SIGN
 from cryorestore.io.star import Cells, StarBlock, StarFile
 from cryorestore.logs import warn_once
 
 UID = "rlnCryorestoreUid"
+MICROGRAPH_SIZE = ("rlnCryorestoreMicrographSizeX", "rlnCryorestoreMicrographSizeY")
+"""Px: what fractions of the micrograph are fractions of"""
 Fields = dict[str, NDArray[Any]]
 
-_CTF_FIELDS = {
+CTF_FIELDS = {
     "rlnDefocusU": ("ctf/df1_A", 1.0),
     "rlnDefocusV": ("ctf/df2_A", 1.0),
     "rlnDefocusAngle": ("ctf/df_angle_rad", 180 / np.pi),
@@ -28,32 +30,24 @@ _CTF_FIELDS = {
     "rlnCtfBfactor": ("ctf/bfactor", 1.0),
     "rlnCtfScalefactor": ("ctf/scale", 1.0),
 }
-_OPTICS_FIELDS = {
+OPTICS_FIELDS = {
     "rlnVoltage": "ctf/accel_kv",
     "rlnSphericalAberration": "ctf/cs_mm",
     "rlnAmplitudeContrast": "ctf/amp_contrast",
     "rlnImagePixelSize": "blob/psize_A",
+    "rlnMicrographPixelSize": "location/micrograph_psize_A",
 }
+PICK_FIELDS = {"location/micrograph_path", "location/micrograph_shape", "location/center_x_frac", "location/center_y_frac"}
 _UNCONVERTED = ("ctf/tilt_A", "ctf/trefoil_A", "ctf/tetra_A", "ctf/anisomag")
-
-
-class HasBlocks(Protocol):
-    """A table of particles with its optics: `cryorestore.particles.ParticleTable`."""
-
-    @property
-    def particles(self) -> StarBlock:
-        """One row a particle."""
-
-    @property
-    def optics(self) -> StarBlock:
-        """One row an optics group."""
 
 
 def read_cs(paths: Sequence[str | Path], datadir: str | Path | None = None) -> StarFile:
     """Read a .cs and its passthrough files, joined on uid, as data_optics and data_particles of RELION 3.1.
 
-    Poses (rotation vectors) become Euler angles, shifts (px of alignments3D/psize_A) angstrom, split 0/1 rlnRandomSubset 1/2, blob/idx
-    counts from 1, picks (fractions of the micrograph, from its first row and column) px. 2D alignments and aberrations are not converted.
+    Poses (rotation vectors) become Euler angles, shifts (px of alignments3D/psize_A) angstrom, split 0/1 rlnRandomSubset 1/2, blob/idx and
+    class count from 1, picks px: they are fractions of the micrograph from the lower left corner, which in an MRC file is the first row and
+    column. There need not be images of the picks. A blob/sign of -1 is kept in rlnCryorestoreBlobSign. 2D alignments and aberrations are
+    not converted.
 
     Parameters
     ----------
@@ -71,20 +65,27 @@ def read_cs(paths: Sequence[str | Path], datadir: str | Path | None = None) -> S
     fields = _load(first)
     for path in passthrough:
         _join(fields, _load(path), path)
-    missing = [name for name in ("blob/path", "blob/idx", "blob/psize_A") if name not in fields]
-    if missing:
-        raise CryorestoreError(
-            f"{first}: fields {', '.join(missing)} are missing, expected a table of particle images; give its passthrough file too"
-        )
+    _check_content(fields, first)
     set_fields = [name for name in _UNCONVERTED if name in fields and np.any(fields[name])]
     if set_fields:
         warn_once(f"{first}: {', '.join(set_fields)} are not converted; export a STAR file from cryoSPARC where they matter")
     groups, optics = _optics(fields)
-    columns: dict[str, Cells] = {"rlnImageName": _image_names(fields, datadir), "rlnOpticsGroup": groups}
-    columns |= _ctf_columns(fields) | _alignment_columns(fields) | _location_columns(fields)
+    columns: dict[str, Cells] = {"rlnImageName": _image_names(fields, datadir)} if "blob/path" in fields else {}
+    columns["rlnOpticsGroup"] = groups
+    columns |= _ctf_columns(fields) | _alignment_columns(fields) | _location_columns(fields) | _sign_column(fields, first)
     columns[UID] = [str(uid) for uid in fields["uid"]]
     blocks = {"optics": optics, "particles": columns}
     return StarFile(first, {name: StarBlock.from_columns(values, source=f"{first}, {name}") for name, values in blocks.items()})
+
+
+def _check_content(fields: Fields, path: Path) -> None:
+    if "blob/path" not in fields and fields.keys() >= PICK_FIELDS:
+        return
+    missing = [name for name in ("blob/path", "blob/idx", "blob/psize_A") if name not in fields]
+    if missing:
+        raise CryorestoreError(
+            f"{path}: fields {', '.join(missing)} are missing, expected a table of particle images or of picks; give its passthrough file too"
+        )
 
 
 def _load(path: Path) -> Fields:
@@ -128,20 +129,28 @@ def _optics(fields: Fields) -> tuple[NDArray[np.int64], dict[str, Cells]]:
     count = len(fields["uid"])
     experiment = fields.get("ctf/exp_group_id", np.zeros(count, np.uint32))
     box = fields["blob/shape"][:, -1] if "blob/shape" in fields else np.zeros(count, np.uint32)
-    present = {name: fields[field] for name, field in _OPTICS_FIELDS.items() if field in fields}
+    present = {name: fields[field] for name, field in OPTICS_FIELDS.items() if field in fields}
     kinds: dict[tuple[Any, ...], int] = {}
     rows = zip(*(values.tolist() for values in (experiment, box, *present.values())), strict=True)
-    groups = np.array([kinds.setdefault(kind, len(kinds)) for kind in rows], np.int64)
-    first = [int(np.flatnonzero(groups == group)[0]) for group in kinds.values()]
+    places = np.array([kinds.setdefault(kind, len(kinds)) for kind in rows], np.int64)
+    _, first = np.unique(places, return_index=True)
+    numbers = _group_numbers(experiment[first])
     columns: dict[str, Cells] = {
-        "rlnOpticsGroupName": [f"opticsGroup{number + 1}" for number in range(len(kinds))],
-        "rlnOpticsGroup": np.arange(1, len(kinds) + 1),
+        "rlnOpticsGroupName": [f"opticsGroup{number}" for number in numbers.tolist()],
+        "rlnOpticsGroup": numbers,
         **{name: _exact(values[first]) for name, values in present.items()},
         "rlnImageDimensionality": np.full(len(kinds), 2),
     }
     if "blob/shape" in fields:
         columns["rlnImageSize"] = box[first].astype(np.int64)
-    return groups + 1, columns
+    return numbers[places] if len(numbers) else places, columns
+
+
+def _group_numbers(experiment: NDArray[Any]) -> NDArray[np.int64]:
+    """The exposure groups' own numbers, where they can stand for optics groups; otherwise from 1 in order of appearance."""
+    own = experiment.astype(np.int64)
+    usable = len(np.unique(own)) == len(own) and bool((own >= 1).all())
+    return own if usable else np.arange(1, len(own) + 1)
 
 
 def _image_names(fields: Fields, datadir: str | Path | None) -> list[str]:
@@ -153,7 +162,7 @@ def _image_names(fields: Fields, datadir: str | Path | None) -> list[str]:
 def _ctf_columns(fields: Fields) -> dict[str, Cells]:
     return {
         name: _exact(fields[field]) if factor == 1 else fields[field].astype(np.float64) * factor
-        for name, (field, factor) in _CTF_FIELDS.items()
+        for name, (field, factor) in CTF_FIELDS.items()
         if field in fields
     }
 
@@ -161,13 +170,19 @@ def _ctf_columns(fields: Fields) -> dict[str, Cells]:
 def _alignment_columns(fields: Fields) -> dict[str, Cells]:
     columns: dict[str, Cells] = {}
     if "alignments3D/pose" in fields:
-        angles = Rotation.from_rotvec(fields["alignments3D/pose"].astype(np.float64)).as_euler("ZYZ", degrees=True).reshape(-1, 3)
+        rotations = Rotation.from_rotvec(fields["alignments3D/pose"].astype(np.float64).reshape(-1, 3))
+        angles = matrices_to_euler(np.swapaxes(rotations.as_matrix(), -1, -2))
         columns |= {name: angles[:, axis] for axis, name in enumerate(("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"))}
     if "alignments3D/shift" in fields:
-        pixel = fields.get("alignments3D/psize_A", fields["blob/psize_A"]).astype(np.float64)
+        known = [fields[name] for name in ("alignments3D/psize_A", "blob/psize_A", "location/micrograph_psize_A") if name in fields]
+        if not known:
+            raise CryorestoreError("alignments3D/shift: no field says of which pixel size, expected alignments3D/psize_A; give the passthrough file")
+        pixel = known[0].astype(np.float64)
         columns |= {name: fields["alignments3D/shift"][:, axis] * pixel for axis, name in enumerate(("rlnOriginXAngst", "rlnOriginYAngst"))}
     if "alignments3D/split" in fields:
         columns["rlnRandomSubset"] = fields["alignments3D/split"].astype(np.int64) + 1
+    if "alignments3D/class" in fields:
+        columns["rlnClassNumber"] = fields["alignments3D/class"].astype(np.int64) + 1
     return columns
 
 
@@ -175,62 +190,23 @@ def _location_columns(fields: Fields) -> dict[str, Cells]:
     columns: dict[str, Cells] = {}
     if "location/micrograph_path" in fields:
         columns["rlnMicrographName"] = [str(path).removeprefix(">") for path in fields["location/micrograph_path"]]
-    if {"location/center_x_frac", "location/center_y_frac", "location/micrograph_shape"} <= fields.keys():
-        rows_columns = fields["location/micrograph_shape"].astype(np.float64)
-        columns["rlnCoordinateX"] = fields["location/center_x_frac"] * rows_columns[:, 1]
-        columns["rlnCoordinateY"] = fields["location/center_y_frac"] * rows_columns[:, 0]
+    if fields.keys() >= PICK_FIELDS:
+        rows_columns = fields["location/micrograph_shape"].astype(np.int64)
+        columns["rlnCoordinateX"] = fields["location/center_x_frac"].astype(np.float64) * rows_columns[:, 1]
+        columns["rlnCoordinateY"] = fields["location/center_y_frac"].astype(np.float64) * rows_columns[:, 0]
+        columns |= {name: rows_columns[:, axis] for name, axis in zip(MICROGRAPH_SIZE, (1, 0), strict=True)}
     return columns
+
+
+def _sign_column(fields: Fields, path: Path) -> dict[str, Cells]:
+    """rlnCryorestoreBlobSign, where an image is to be multiplied by -1 (dark particles in the stack)."""
+    signs = fields.get("blob/sign", np.ones(len(fields["uid"])))
+    wrong = np.flatnonzero(np.abs(signs) != 1)
+    if wrong.size:
+        raise CryorestoreError(f"{path}: row {int(wrong[0]) + 1}: found blob/sign {signs[wrong[0]]:g}, expected 1 or -1; export the particles again")
+    return {BLOB_SIGN: signs.astype(np.int64)} if (signs < 0).any() else {}
 
 
 def _exact(values: NDArray[Any]) -> list[str]:
     """The shortest text that is the same number again in the array's own precision."""
     return [np.format_float_positional(value, trim="0") for value in values]
-
-
-def write_cs(path: str | Path, table: HasBlocks) -> None:
-    """Write particles as a .cs (NumPy form); without rlnCryorestoreUid, a uid is drawn from the image's name.
-
-    Raises
-    ------
-    CryorestoreError
-        If the table names no images, or the optics table has no pixel size or image size.
-    """
-    particles, optics = table.particles, table.optics
-    group_row = {group: row for row, group in enumerate(optics.column("rlnOpticsGroup"))}
-    rows = np.array([group_row[group] for group in particles.column("rlnOpticsGroup")], np.int64)
-    names = particles.column("rlnImageName")
-    numbers, stacks = zip(*(name.split("@", 1) for name in names), strict=True) if names else ((), ())
-    uids = particles.column(UID) if UID in particles else [_uid_of(name) for name in names]
-    fields: dict[str, NDArray[Any]] = {
-        "uid": np.array([int(uid) for uid in uids], np.uint64),
-        "blob/path": np.array([stack.encode() for stack in stacks], np.bytes_),
-        "blob/idx": np.array([int(number) - 1 for number in numbers], np.uint32),
-        "blob/shape": np.repeat(optics.ints("rlnImageSize")[rows, None], 2, axis=1).astype(np.uint32),
-        "ctf/exp_group_id": optics.ints("rlnOpticsGroup")[rows].astype(np.uint32),
-    }
-    fields |= {field: optics.floats(name)[rows].astype(np.float32) for name, field in _OPTICS_FIELDS.items() if name in optics}
-    fields |= {field: (particles.floats(name) / factor).astype(np.float32) for name, (field, factor) in _CTF_FIELDS.items() if name in particles}
-    fields |= _alignment_fields(particles, fields["blob/psize_A"])
-    records = np.zeros(len(names), np.dtype([(name, values.dtype.str, values.shape[1:]) for name, values in fields.items()]))
-    for name, values in fields.items():
-        records[name] = values
-    with atomic_path(path) as temporary, temporary.open("wb") as handle:
-        np.save(handle, records, allow_pickle=False)
-
-
-def _uid_of(name: str) -> str:
-    return str(int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little"))
-
-
-def _alignment_fields(particles: StarBlock, pixel_size: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
-    fields: dict[str, NDArray[Any]] = {}
-    if "rlnAngleRot" in particles:
-        angles = np.stack([particles.floats(name) for name in ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")], axis=1)
-        fields["alignments3D/pose"] = Rotation.from_euler("ZYZ", angles, degrees=True).as_rotvec().astype(np.float32)
-    if "rlnOriginXAngst" in particles:
-        origins = np.stack([particles.floats(name) for name in ("rlnOriginXAngst", "rlnOriginYAngst")], axis=1)
-        fields["alignments3D/shift"] = (origins / pixel_size[:, None]).astype(np.float32)
-        fields["alignments3D/psize_A"] = pixel_size
-    if "rlnRandomSubset" in particles:
-        fields["alignments3D/split"] = (particles.ints("rlnRandomSubset") - 1).astype(np.uint32)
-    return fields

@@ -1,6 +1,7 @@
 """Where the images that a table names are: paths resolved, stacks opened, numbers checked, before any other work."""
 
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,9 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryorestore.errors import CryorestoreError
-from cryorestore.io.mrc import MrcStackReader
+from cryorestore.io.mrc import Images, MrcStackReader, read_layout
+from cryorestore.io.stored import image_hashes
 
 _LISTED_FAULTS = 20
+_NOT_KNOWN = 2**62
+"""Images of a stack that could not be opened"""
 
 
 @dataclass(frozen=True)
@@ -41,8 +45,42 @@ class ImageLocations:
                 )
         return rows
 
+    def read(self, rows: NDArray[np.int64], *, finite: bool = True) -> Images:
+        """Read the images of some rows, float32 (k, box, box), in that order; each stack is read once, in its own order.
 
-def locate_images(names: Sequence[str], *, table: Path, project_root: Path | None) -> ImageLocations:
+        `finite=False` returns NaN and infinite values as they are; otherwise they are an error.
+        """
+        images = np.empty((len(rows), self.box_size, self.box_size), np.float32)
+        file_id = self.file_id[rows]
+        for number in np.unique(file_id):
+            here = np.flatnonzero(file_id == number)
+            images[here] = _read_stack(self.stacks[number], self.index[rows[here]], finite=finite)
+        return images
+
+    def hashes(self, images: Images, rows: NDArray[np.int64]) -> NDArray[np.uint32]:
+        """CRC-32 of the bytes that each image has in its stack, from what `read` returned for these rows.
+
+        The modes that can be read are float32, or go to float32 and back without loss.
+        """
+        hashes = np.empty(len(rows), np.uint32)
+        file_id = self.file_id[rows]
+        for number in np.unique(file_id):
+            here = np.flatnonzero(file_id == number)
+            hashes[here] = [int(text, 16) for text in image_hashes(images[here].astype(self.stacks[number].dtype))]
+        return hashes
+
+
+def _read_stack(stack: MrcStackReader, index: NDArray[np.int64], *, finite: bool) -> Images:
+    if finite:
+        return stack.read(index)
+    data = read_layout(stack.path).data()
+    order = np.argsort(index, kind="stable")
+    images = np.empty((len(index), *stack.shape2d), np.float32)
+    images[order] = data[index[order]]
+    return images
+
+
+def locate_images(names: Iterable[str], *, table: Path, project_root: Path | None) -> ImageLocations:
     """Find the images `number@stack` of a table's rows.
 
     Raises
@@ -50,42 +88,57 @@ def locate_images(names: Sequence[str], *, table: Path, project_root: Path | Non
     CryorestoreError
         If a name cannot be understood, stacks are missing or damaged (all are listed), or a number is not one of its stack's.
     """
-    first_row: dict[str, int] = {}
-    file_id, numbers = np.empty(len(names), np.int64), np.empty(len(names), np.int64)
-    stack_of: dict[str, int] = {}
-    for row, name in enumerate(names):
+    opened = _OpenedStacks(table, project_root)
+    file_ids, numbers = array("q"), array("q")
+    outside: list[str] = []
+    for row, name in enumerate(names, 1):
         number, at, stack = name.partition("@")
         number, stack = (number, stack) if at else ("1", name)
         if not number.isdecimal() or not stack:
             raise CryorestoreError(
-                f"{table}: row {row + 1}: found rlnImageName {name!r}, expected number@stack such as 000001@particles.mrcs; mend that row"
+                f"{table}: row {row}: found rlnImageName {name!r}, expected number@stack such as 000001@particles.mrcs; mend that row"
             )
-        file_id[row] = stack_of.setdefault(stack, len(stack_of))
-        numbers[row] = int(number)
-        first_row.setdefault(stack, row + 1)
-    stacks = _open_stacks(first_row, table=table, project_root=project_root)
-    counts = np.array([stack.count for stack in stacks], dtype=np.int64)
-    wrong = np.flatnonzero((numbers < 1) | (numbers > counts[file_id])) if len(names) else np.empty(0, np.int64)
-    if wrong.size:
-        row = int(wrong[0])
-        raise CryorestoreError(
-            f"{table}: row {row + 1}: found rlnImageName {names[row]}, expected a number from 1 to {counts[file_id[row]]}, as its stack "
-            f"{stacks[file_id[row]].path} holds {counts[file_id[row]]} images and the first is 1 ({wrong.size} such rows); mend the numbers"
-        )
-    return ImageLocations(stacks, file_id, numbers - 1)
+        place = opened.place(stack, row)
+        file_ids.append(place)
+        numbers.append(int(number))
+        if not 1 <= int(number) <= opened.counts[place]:
+            outside.append(f"row {row}: found rlnImageName {name}, expected a number from 1 to {opened.counts[place]}, as its stack {stack}")
+    opened.raise_faults()
+    if outside:
+        raise CryorestoreError(f"{table}: {outside[0]} holds so many images and the first is 1 ({len(outside)} such rows); mend the numbers")
+    return ImageLocations(opened.stacks, np.array(file_ids, np.int64), np.array(numbers, np.int64) - 1)
 
 
-def _open_stacks(first_row: dict[str, int], *, table: Path, project_root: Path | None) -> list[MrcStackReader]:
-    stacks, faults = [], []
-    for name, row in first_row.items():
+class _OpenedStacks:
+    """The stacks of a table, opened when their name comes up first; what is wrong with any is said at the end, of all together."""
+
+    def __init__(self, table: Path, project_root: Path | None) -> None:
+        self.table, self.project_root = table, project_root
+        self.stacks: list[MrcStackReader] = []
+        self.counts: list[int] = []
+        self._place_of: dict[str, int] = {}
+        self._faults: list[str] = []
+
+    def place(self, name: str, row: int) -> int:
+        """Number of a stack from 0; `row` (from 1) names it."""
+        place = self._place_of.setdefault(name, len(self.counts))
+        if place == len(self.counts):
+            self._open(name, row)
+        return place
+
+    def _open(self, name: str, row: int) -> None:
         try:
-            stacks.append(MrcStackReader(resolve_path(name, table=table, row=row, project_root=project_root)))
+            self.stacks.append(MrcStackReader(resolve_path(name, table=self.table, row=row, project_root=self.project_root)))
+            self.counts.append(self.stacks[-1].count)
         except CryorestoreError as fault:
-            faults.append(str(fault))
-    if faults:
-        more = [f"... and {len(faults) - _LISTED_FAULTS} more"] if len(faults) > _LISTED_FAULTS else []
-        raise CryorestoreError("\n".join([*faults[:_LISTED_FAULTS], *more]))
-    return stacks
+            self._faults.append(str(fault))
+            self.counts.append(_NOT_KNOWN)
+
+    def raise_faults(self) -> None:
+        """Fail if a stack is missing or damaged."""
+        if self._faults:
+            more = [f"... and {len(self._faults) - _LISTED_FAULTS} more"] if len(self._faults) > _LISTED_FAULTS else []
+            raise CryorestoreError("\n".join([*self._faults[:_LISTED_FAULTS], *more]))
 
 
 def resolve_path(name: str, *, table: Path, row: int, project_root: Path | None) -> Path:
@@ -96,11 +149,20 @@ def resolve_path(name: str, *, table: Path, row: int, project_root: Path | None)
     CryorestoreError
         If it is in none of them; the message lists every place tried.
     """
-    folder = table.absolute().parent
-    roots = [*([project_root] if project_root is not None else []), Path(), folder, *folder.parents]
-    tried = [Path(name)] if Path(name).is_absolute() else list(dict.fromkeys(root / name for root in roots))
+    tried = _places(name, table=table, project_root=project_root)
     found = next((path for path in tried if path.is_file()), None)
     if found is None:
         places = ", ".join(str(path) for path in tried)
         raise CryorestoreError(f"{table}: row {row}: found {name!r}, expected a file; tried {places}; mend the name or set project_root")
     return found
+
+
+def find_path(name: str, *, table: Path, project_root: Path | None) -> Path | None:
+    """As `resolve_path`; None where there is no such file."""
+    return next((path for path in _places(name, table=table, project_root=project_root) if path.is_file()), None)
+
+
+def _places(name: str, *, table: Path, project_root: Path | None) -> list[Path]:
+    folder = table.absolute().parent
+    roots = [*([project_root] if project_root is not None else []), Path(), folder, *folder.parents]
+    return [Path(name)] if Path(name).is_absolute() else list(dict.fromkeys(root / name for root in roots))

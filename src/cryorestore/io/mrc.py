@@ -14,10 +14,11 @@ from typing import Self
 
 import numpy as np
 from mrcfile.dtypes import HEADER_DTYPE
-from numpy.typing import ArrayLike, DTypeLike, NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from cryorestore.errors import CryorestoreError
 from cryorestore.files import atomic_path
+from cryorestore.io.stored import Statistics, merged, refuse_not_finite, stored_images
 from cryorestore.logs import get_logger
 
 Images = NDArray[np.float32]
@@ -25,7 +26,7 @@ Images = NDArray[np.float32]
 HEADER_BYTES = 1024
 LABEL = "cryorestore"
 _DTYPES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
-_WRITTEN_MODES = {"float32": 2, "float16": 12}
+_WRITTEN_MODES = ("float32", "float16")
 _ALLOWED_MODES = "0 (int8), 1 (int16), 2 (float32), 6 (uint16), 12 (float16)"
 _SENSIBLE_SIZE = 1 << 24
 """px; a small number read in the wrong byte order is at least this"""
@@ -111,6 +112,19 @@ def _check_size(path: Path, found: int, expected: int) -> None:
         get_logger().warning("%s: %d bytes more than its header says (found %d, expected %d) are ignored", path, found - expected, found, expected)
 
 
+def stored_dtype(name: str, *, path: str | Path) -> np.dtype[np.generic]:
+    """The type in the file: "float32" (mode 2) or "float16" (mode 12).
+
+    Raises
+    ------
+    CryorestoreError
+        If it is neither; the message names `path`, the file to be written.
+    """
+    if name not in _WRITTEN_MODES:
+        raise CryorestoreError(f"dtype of {path}: found {name!r}, expected one of {', '.join(_WRITTEN_MODES)}; choose one")
+    return np.dtype("<" + np.dtype(name).str[1:])
+
+
 class MrcStackReader:
     """Images of one stack, read when asked for. Holds no open file, so that it can be sent to another process."""
 
@@ -157,20 +171,24 @@ class MrcStackWriter:
     count, box_size
         Number of images; pixels along each side.
     pixel_size
-        Angstrom per pixel.
+        Angstrom per pixel; None where the images differ in it: the header then says 0.
     dtype
         "float32" (mode 2) or "float16" (mode 12).
+
+    Attributes
+    ----------
+    hashes
+        zlib.crc32 of the stored bytes of each image that was appended, 8 hexadecimal digits.
     """
 
-    def __init__(self, path: str | Path, *, count: int, box_size: int, pixel_size: float, dtype: str = "float32") -> None:
-        if dtype not in _WRITTEN_MODES:
-            raise CryorestoreError(f"dtype of {path}: found {dtype!r}, expected one of {', '.join(_WRITTEN_MODES)}")
+    def __init__(self, path: str | Path, *, count: int, box_size: int, pixel_size: float | None, dtype: str = "float32") -> None:
         if count < 1:
             raise CryorestoreError(f"{path}: a stack of {count} images was asked for, expected at least 1; no particle is left for it")
         self.path, self.count, self.box_size, self.pixel_size = Path(path), count, box_size, pixel_size
-        self.dtype = np.dtype("<" + np.dtype(dtype).str[1:])
+        self.dtype = stored_dtype(dtype, path=path)
         self.written = 0
-        self._statistics = _Statistics()
+        self.hashes: list[str] = []
+        self._statistics = Statistics()
         self._exit = ExitStack()
 
     def __enter__(self) -> Self:
@@ -188,9 +206,11 @@ class MrcStackWriter:
                 f"{self.path}: found images of shape {values.shape} after {self.written}, "
                 f"expected {self.count} of {self.box_size} x {self.box_size} in all"
             )
-        stored = _as_stored(self.path, values, self.dtype)
-        self._statistics.add(stored)
-        self._handle.write(stored.tobytes())
+        stored = stored_images(values, self.dtype)
+        refuse_not_finite(self.path, stored)
+        self._statistics = merged([self._statistics, *stored.statistics])
+        self.hashes += stored.hashes()
+        self._handle.write(stored.values.data)
         self.written += len(values)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
@@ -199,47 +219,25 @@ class MrcStackWriter:
             self._exit.__exit__(type(error), error, None)
             raise error
         if error is None:
-            shape = (self.count, self.box_size, self.box_size)
             self._handle.seek(0)
-            self._handle.write(_header(shape, self.dtype, pixel_size=self.pixel_size, volume=False, statistics=self._statistics))
+            self._handle.write(
+                stack_header(count=self.count, box_size=self.box_size, pixel_size=self.pixel_size, dtype=self.dtype, statistics=self._statistics)
+            )
         self._exit.__exit__(kind, error, traceback)
 
 
-class _Statistics:
-    """Minimum, maximum, mean and sigma of what was added, merged batch by batch (Chan, Golub and LeVeque 1979)."""
-
-    def __init__(self) -> None:
-        self.count, self.minimum, self.maximum, self.mean, self._squares = 0, math.inf, -math.inf, 0.0, 0.0
-
-    def add(self, values: NDArray[np.generic]) -> None:
-        if not values.size:
-            return
-        new = values.astype(np.float64)
-        total, mean = self.count + new.size, float(new.mean())
-        self._squares += float(((new - mean) ** 2).sum()) + (mean - self.mean) ** 2 * self.count * new.size / total
-        self.mean += (mean - self.mean) * new.size / total
-        self.minimum, self.maximum, self.count = min(self.minimum, float(new.min())), max(self.maximum, float(new.max())), total
-
-    @property
-    def rms(self) -> float:
-        return math.sqrt(self._squares / max(self.count, 1))
+def stack_header(*, count: int, box_size: int, pixel_size: float | None, dtype: np.dtype[np.generic], statistics: Statistics) -> bytes:
+    """The header of a stack of square images; a pixel size of None (several, or unknown) is written as 0, as the format wants it."""
+    return _header((count, box_size, box_size), dtype, pixel_size=pixel_size, volume=False, statistics=statistics)
 
 
-def _as_stored(path: Path, values: NDArray[np.generic], dtype: DTypeLike) -> NDArray[np.generic]:
-    with np.errstate(over="ignore"):
-        stored: NDArray[np.generic] = values.astype(dtype)
-    if not np.isfinite(stored).all():
-        raise CryorestoreError(f"{path}: a value to be written is NaN, infinite or too large for {np.dtype(dtype).name}; nothing is kept")
-    return stored
-
-
-def _header(shape: tuple[int, int, int], dtype: np.dtype[np.generic], *, pixel_size: float, volume: bool, statistics: _Statistics) -> bytes:
+def _header(shape: tuple[int, int, int], dtype: np.dtype[np.generic], *, pixel_size: float | None, volume: bool, statistics: Statistics) -> bytes:
     nz, ny, nx = shape
     header = np.zeros((), HEADER_DTYPE.newbyteorder("<"))
-    depth = nz if volume else 1
+    depth, pixel = nz if volume else 1, pixel_size or 0.0
     header["nx"], header["ny"], header["nz"] = nx, ny, nz
     header["mx"], header["my"], header["mz"] = nx, ny, depth
-    header["cella"] = (nx * pixel_size, ny * pixel_size, depth * pixel_size)
+    header["cella"] = (nx * pixel, ny * pixel, depth * pixel)
     header["cellb"] = (90.0, 90.0, 90.0)
     header["mapc"], header["mapr"], header["maps"] = 1, 2, 3
     header["mode"] = {"f4": 2, "f2": 12}[dtype.str[1:]]
@@ -264,12 +262,13 @@ def write_micrograph(path: str | Path, image: ArrayLike, *, pixel_size: float) -
 def _write_whole(path: Path, values: NDArray[np.generic], *, pixel_size: float, volume: bool, ndim: int) -> None:
     if values.ndim != ndim:
         raise CryorestoreError(f"{path}: found an array of shape {values.shape} to write, expected {ndim} dimensions")
-    stored = _as_stored(path, values.reshape(-1, *values.shape[-2:]), "<f4")
-    statistics = _Statistics()
-    statistics.add(stored)
-    nz, ny, nx = stored.shape
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(_header((nz, ny, nx), stored.dtype, pixel_size=pixel_size, volume=volume, statistics=statistics) + stored.tobytes())
+    stored = stored_images(values.reshape(-1, *values.shape[-2:]), np.dtype("<f4"))
+    refuse_not_finite(path, stored)
+    nz, ny, nx = stored.values.shape
+    header = _header((nz, ny, nx), stored.values.dtype, pixel_size=pixel_size, volume=volume, statistics=merged(stored.statistics))
+    with atomic_path(path) as temporary, temporary.open("wb") as handle:
+        handle.write(header)
+        handle.write(stored.values.data)
 
 
 def read_map(path: str | Path) -> tuple[Images, float | None]:

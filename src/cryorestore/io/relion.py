@@ -6,6 +6,7 @@ from cryorestore.errors import CryorestoreError
 from cryorestore.io.star import Cells, StarBlock, StarFile
 
 ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
+PREMULTIPLIED = "rlnCtfDataAreCtfPremultiplied"
 _ABERRATION_COLUMNS = (
     *("rlnBeamTiltX", "rlnBeamTiltY", "rlnOddZernike", "rlnEvenZernike"),
     *("rlnMagMat00", "rlnMagMat01", "rlnMagMat10", "rlnMagMat11"),
@@ -13,7 +14,7 @@ _ABERRATION_COLUMNS = (
 _NEUTRAL = {"rlnMagMat00": 1.0, "rlnMagMat11": 1.0}
 _OPTICS_COLUMNS = (
     *("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast", "rlnImagePixelSize", "rlnMicrographPixelSize"),
-    *("rlnMicrographOriginalPixelSize", "rlnImageSize", "rlnImageDimensionality", "rlnCtfDataAreCtfPremultiplied"),
+    *("rlnMicrographOriginalPixelSize", "rlnImageSize", "rlnImageDimensionality", PREMULTIPLIED),
     *_ABERRATION_COLUMNS,
     "rlnMtfFileName",
 )

@@ -1,12 +1,13 @@
 """STAR tables whose cells stay text: a cell that is not computed is written as it was read, digit for digit.
 
 starfile 0.5.13 turns every number into a float and back (digits are lost, 2.4 kB a row); hence an own row reader. A row is one
-string, split when a column is asked for, so that a million rows cost little more than their text.
+string, kept compressed (`packed`) and split when a column is asked for: benchmarks/metadata has what a million rows cost.
 """
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice, repeat
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,12 +16,18 @@ from numpy.typing import NDArray
 
 from cryorestore.errors import CryorestoreError
 from cryorestore.files import atomic_path
+from cryorestore.io.packed import CHUNK, LinePacker, pack_lines
 
+_QUOTE_FIRST = "\"'#"
+_NEEDS_QUOTES = re.compile(r"\s")
 Cells = Sequence[str] | NDArray[np.generic]
 Rows = NDArray[np.generic] | Sequence[int] | slice
 Number = TypeVar("Number", float, int)
+Scalar = TypeVar("Scalar", np.float64, np.int64)
 
-_TOKEN = re.compile(r"\"[^\"]*\"(?=\s|$)|'[^']*'(?=\s|$)|\S+")
+_BLANKS = " \t\r\n\v\f"
+"""What parts cells; other blanks of Unicode, such as the no-break space, belong to a cell"""
+_TOKEN = re.compile(rf"\"[^\"]*\"(?=[{_BLANKS}]|$)|'[^']*'(?=[{_BLANKS}]|$)|[^{_BLANKS}]+")
 _COMMENT = "# version 30001\n# written by cryorestore\n"
 
 
@@ -29,7 +36,8 @@ class StarBlock:
     """One table: names without the underscore, one string a row."""
 
     columns: list[str]
-    lines: list[str]
+    lines: Sequence[str]
+    """kept packed (`packed.PackedLines`)"""
     source: str = "table"
     """where it was read, for messages"""
     is_loop: bool = True
@@ -42,12 +50,13 @@ class StarBlock:
             twice = next(name for name in self.columns if self.columns.count(name) > 1)
             raise CryorestoreError(f"{self.source}: column _{twice} stands there twice, expected each once; remove one")
         object.__setattr__(self, "_position", positions)
+        object.__setattr__(self, "lines", pack_lines(self.lines))
 
     @classmethod
     def from_columns(cls, values: Mapping[str, Cells], *, source: str = "table") -> "StarBlock":
         """Make a table of columns of one length; cells as in `with_columns`."""
         count = len(next(iter(values.values()))) if values else 0
-        return cls([], [""] * count, source).with_columns(values)
+        return cls([], pack_lines(repeat("", count)), source).with_columns(values)
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -63,50 +72,61 @@ class StarBlock:
         CryorestoreError
             If there is no such column.
         """
+        return [cell for (cell,) in self.cells(name)]
+
+    def cells(self, *names: str) -> Iterator[tuple[str, ...]]:
+        """The cells of some columns row by row, without quotes, in one pass and with little memory; raises as `column`."""
+        places = [self._place(name) for name in names]
+        last = max(places, default=0)
+        for line in self.lines:
+            row = _tokens(line, last)
+            yield tuple([_unquoted(row[place]) for place in places])
+
+    def _place(self, name: str) -> int:
         if name not in self._position:
             raise CryorestoreError(f"{self.source}: column _{name} is missing (it has {', '.join(self.columns) or 'none'}); write the table with it")
-        place = self._position[name]
-        return [_unquoted(_tokens(line, place)[place]) for line in self.lines]
+        return self._position[name]
 
     def floats(self, name: str) -> NDArray[np.float64]:
         """A column as float64."""
-        return np.asarray(self._numbers(name, float), np.float64)
+        return self._numbers(name, float, np.float64)
 
     def ints(self, name: str) -> NDArray[np.int64]:
         """A column as int64; "3.0" is 3, "3.5" an error."""
-        return np.asarray(self._numbers(name, _whole_number), np.int64)
+        return self._numbers(name, _whole_number, np.int64)
 
-    def _numbers(self, name: str, parse: Callable[[str], Number]) -> list[Number]:
-        cells = self.column(name)
-        try:
-            return [parse(cell) for cell in cells]
-        except (ValueError, OverflowError):
-            row, cell = next((row, cell) for row, cell in enumerate(cells, 1) if not _parses(parse, cell))
-            kind = "a number" if parse is float else "a whole number"
-            raise CryorestoreError(f"{self.source}: row {row}, column _{name}: found {cell!r}, expected {kind}; mend that cell") from None
+    def _numbers(self, name: str, parse: Callable[[str], Number], kind: type[Scalar]) -> NDArray[Scalar]:
+        values = np.empty(len(self), kind)
+        for row, (cell,) in enumerate(self.cells(name)):
+            try:
+                values[row] = parse(cell)
+            except (ValueError, OverflowError):
+                expected = "a number" if kind is np.float64 else "a whole number"
+                raise CryorestoreError(f"{self.source}: row {row + 1}, column _{name}: found {cell!r}, expected {expected}; mend that cell") from None
+        return values
 
     def with_columns(self, values: Mapping[str, Cells]) -> "StarBlock":
         """Replace columns where they stand, append new ones; every other cell keeps its text.
 
         Float arrays are written with 6 decimals, integers and truth values as integers, strings as they are (quoted where needed).
         """
-        texts = {name: _as_text(cells) for name, cells in values.items()}
-        for name, cells in texts.items():
+        for name, cells in values.items():
             if len(cells) != len(self):
                 raise CryorestoreError(f"{self.source}: column _{name} has {len(cells)} cells to be written, expected {len(self)}")
-        old = [(self._position[name], texts[name]) for name in texts if name in self]
-        new = [texts[name] for name in texts if name not in self]
-        lines = [self._edited(line, row, old, new) for row, line in enumerate(self.lines)]
-        return replace(self, columns=[*self.columns, *(name for name in texts if name not in self)], lines=lines)
+        new = [name for name in values if name not in self]
+        lines = pack_lines(self._edited(values, new))
+        return replace(self, columns=[*self.columns, *new], lines=lines)
 
-    @staticmethod
-    def _edited(line: str, row: int, old: list[tuple[int, list[str]]], new: list[list[str]]) -> str:
-        if old:
-            cells = _tokens(line)
-            for place, column in old:
-                cells[place] = column[row]
-            line = " ".join(cells)
-        return " ".join([line.strip(), *(column[row] for column in new)]).strip()
+    def _edited(self, values: Mapping[str, Cells], new: list[str]) -> Iterator[str]:
+        """The lines with these columns, turned into text a chunk at a time."""
+        old = [name for name in values if name in self]
+        rest = iter(self.lines)
+        for begin in range(0, len(self), CHUNK):
+            texts = {name: _as_text(cells[begin : begin + CHUNK]) for name, cells in values.items()}
+            replaced = [(self._position[name], texts[name]) for name in old]
+            appended = [texts[name] for name in new]
+            for row, line in enumerate(islice(rest, CHUNK)):
+                yield _edited_line(line, row, replaced, appended)
 
     def without_columns(self, names: Iterable[str]) -> "StarBlock":
         """Leave columns out; names that are not there do not matter."""
@@ -114,13 +134,22 @@ class StarBlock:
         if not drop:
             return self
         keep = [place for place in range(len(self.columns)) if place not in drop]
-        lines = [" ".join(cells[place] for place in keep) for cells in map(_tokens, self.lines)]
+        lines = pack_lines(" ".join([cells[place] for place in keep]) for cells in map(_tokens, self.lines))
         return replace(self, columns=[self.columns[place] for place in keep], lines=lines)
 
     def take(self, rows: Rows) -> "StarBlock":
         """Some rows, in their order: 0-based numbers, a mask or a slice."""
         chosen = np.arange(len(self))[rows if isinstance(rows, slice) else np.asarray(rows, None if len(rows) else np.int64)]
-        return replace(self, lines=[self.lines[row] for row in chosen.tolist()])
+        return replace(self, lines=pack_lines(self.lines).take(chosen))
+
+
+def _edited_line(line: str, row: int, replaced: list[tuple[int, list[str]]], appended: list[list[str]]) -> str:
+    if replaced:
+        cells = _tokens(line)
+        for place, column in replaced:
+            cells[place] = column[row]
+        line = " ".join(cells)
+    return " ".join([line, *[column[row] for column in appended]]) if line else " ".join([column[row] for column in appended])
 
 
 @dataclass(frozen=True)
@@ -142,7 +171,7 @@ def read_star(path: str | Path) -> StarFile:
     path = Path(path)
     blocks: dict[str, StarBlock] = {}
     try:
-        with path.open(encoding="utf-8", errors="surrogateescape") as handle:
+        with path.open(encoding="utf-8-sig", errors="surrogateescape") as handle:
             for name, block in _blocks(path, handle):
                 if name in blocks:
                     raise CryorestoreError(f"{path}: data_{name} stands there twice, expected each table once; remove one")
@@ -158,10 +187,10 @@ def _blocks(path: Path, lines: Iterable[str]) -> Iterator[tuple[str, StarBlock]]
     """Cut the lines at `data_...`; only the rows are kept, so that a table is never in memory twice."""
     draft: _Draft | None = None
     for number, text in enumerate(lines, 1):
-        line = text.strip()
+        line = text.strip(_BLANKS)
         if not line or line.startswith("#"):
             continue
-        if line.startswith("data_"):
+        if line.startswith("data_") and not (draft is not None and draft.is_row(line)):
             if draft is not None:
                 yield draft.name, draft.block()
             draft = _Draft(path, line.split()[0].removeprefix("data_"))
@@ -179,13 +208,13 @@ class _Draft:
     def __init__(self, path: Path, name: str) -> None:
         self.path, self.name = path, name
         self.columns: list[str] = []
-        self.rows: list[str] = []
+        self.rows = LinePacker()
         self.is_loop = False
 
     def add(self, number: int, line: str) -> None:
         if line.startswith("loop_") and not self.columns:
             self.is_loop = True
-        elif line.startswith("_") and not (self.is_loop and self.rows):
+        elif line.startswith("_") and not (self.is_loop and (self.rows or self.is_row(line))):
             cells = _tokens(line)
             self.columns.append(cells[0][1:])
             if not self.is_loop:
@@ -195,13 +224,20 @@ class _Draft:
         else:
             raise CryorestoreError(f"{self.path}: line {number}: found {line[:40]!r}, expected loop_ or a name and its value; mend it")
 
+    def is_row(self, line: str) -> bool:
+        """Whether a line that begins like a label or a table's name is a row nevertheless: it has a cell for every column."""
+        cells = _tokens(line)
+        return self.is_loop and 1 < len(cells) == len(self.columns) and not cells[1].startswith("#")
+
     def _value(self, number: int, line: str, cells: list[str]) -> str:
         if len(cells) < 2:
             raise CryorestoreError(f"{self.path}: line {number}: found {line[:40]!r}, expected a name and its value; mend it")
         return cells[1]
 
     def block(self) -> StarBlock:
-        lines = self.rows if self.is_loop or not self.rows else [" ".join(self.rows)]
+        lines = self.rows.lines()
+        if not self.is_loop and lines:
+            lines = pack_lines([" ".join(lines)])
         return StarBlock(self.columns, lines, f"{self.path}, data_{self.name}", is_loop=self.is_loop or not self.columns)
 
 
@@ -230,7 +266,7 @@ def write_star(path: str | Path, blocks: Mapping[str, StarBlock]) -> None:
 
 def _tokens(line: str, last: int = -1) -> list[str]:
     """Cells of a row with their quotes; at least up to cell number `last`, all if it is -1."""
-    if '"' in line or "'" in line:
+    if '"' in line or "'" in line or not line.isascii():
         return _TOKEN.findall(line)
     return line.split(None, last + 1 if last >= 0 else -1)
 
@@ -249,8 +285,10 @@ def _as_text(cells: Cells) -> list[str]:
 
 
 def _quoted(cell: str) -> str:
-    if cell and not re.search(r"\s", cell) and cell[0] not in "\"'#":
+    if cell and cell[0] not in _QUOTE_FIRST and not _NEEDS_QUOTES.search(cell):
         return cell
+    if "\n" in cell or "\r" in cell or ('"' in cell and "'" in cell):
+        raise CryorestoreError(f"a cell to be written holds a line break or both kinds of quotes ({cell!r}), which no STAR file can; rename it")
     return f"'{cell}'" if '"' in cell else f'"{cell}"'
 
 
@@ -262,11 +300,3 @@ def _whole_number(cell: str) -> int:
         if value != int(value):
             raise
         return int(value)
-
-
-def _parses(parse: Callable[[str], Number], cell: str) -> bool:
-    try:
-        parse(cell)
-    except (ValueError, OverflowError):
-        return False
-    return True

@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
-from cryorestore.geometry import rotation_vectors_to_matrices
 from cryorestore.project import FourierVolume
+from cryorestore.rotation_vectors import rotation_vectors_to_matrices
 
 _PRIOR_SHARE = 0.15
 """Part of the rotations of rounds two and three that is drawn from the prior."""

@@ -1,0 +1,51 @@
+"""TIFF images of grey values, turned over as RELION reads them. Imported where there is one: tifffile is not in every environment."""
+
+from pathlib import Path
+from struct import error as StructError
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+from cryorestore.errors import CryorestoreError
+
+_FAULTS = (tifffile.TiffFileError, ValueError, KeyError, IndexError, StructError, OSError, RuntimeError)
+
+
+def read_tiff_shape(path: Path) -> tuple[int, tuple[int, int]]:
+    """Number of images, and rows and columns of the first.
+
+    Raises
+    ------
+    CryorestoreError
+        If the file is damaged or cut short, or holds colours.
+    """
+    try:
+        with tifffile.TiffFile(path) as file:
+            count, page = len(file.pages), file.pages.first
+            shape, kind, size = page.shape, page.dtype, file.filehandle.size
+            end = max(offset + length for offset, length in zip(page.dataoffsets, page.databytecounts, strict=True))
+    except _FAULTS as error:
+        raise CryorestoreError(f"{path}: cannot be read as TIFF ({error}); check the path, copy the file again") from error
+    if kind is None or kind.kind not in "iuf" or len(shape) != 2:
+        raise CryorestoreError(f"{path}: found a TIFF of {kind} values and shape {shape}, expected grey values (rows, columns); write it so")
+    if end > size:
+        raise CryorestoreError(f"{path}: found {size} bytes, expected {end} from its tags; the file is cut short, copy it again")
+    return count, (int(shape[0]), int(shape[1]))
+
+
+def read_tiff_pixels(path: Path, shape: tuple[int, int]) -> NDArray[np.generic]:
+    """The image (y, x) in the file's own type. RELION takes the last row of a TIFF for its first; coordinates and poses count on it.
+
+    Raises
+    ------
+    CryorestoreError
+        If it cannot be decompressed, or has another shape.
+    """
+    try:
+        values = np.asarray(tifffile.imread(path, key=0))
+    except _FAULTS as error:
+        raise CryorestoreError(f"{path}: cannot be read ({error}); convert it to .mrc with relion_image_handler") from error
+    if values.shape != shape:
+        raise CryorestoreError(f"{path}: found an image of shape {values.shape}, expected {shape}; the file was changed meanwhile")
+    return values[::-1]
