@@ -5,16 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from cryorestore.compiled import compiled
 from cryorestore.errors import CryorestoreError
 from cryorestore.io.mrc import Images
-from cryorestore.masks import background_mask
 
 SMALLEST_SIGMA = 1e-10
-_BLOCK_PIXELS = 2**17
-"""Of the images that are worked on at a time, so that they stay in the processor's cache."""
-
-_PROBES = 9
-"""Background pixels whose median is taken off first: single precision then holds what is left, whatever the grey level."""
 
 
 @dataclass(frozen=True)
@@ -53,26 +48,20 @@ class Background:
                 f"bg_radius: found {bg_radius:g} px, expected more than 0 and at most half of the box of {box_size} px; "
                 f"choose about {int(0.75 * box_size / 2)}"
             )
-        self.mask = np.asarray(background_mask(box_size, bg_radius).numpy(), bool)
-        self._weights = self.mask.astype(np.float32)
-        self._count = int(self.mask.sum())
-        self._axis = np.arange(box_size, dtype=np.float32) - box_size // 2
-        y, x = (axis.astype(np.float64) for axis in np.indices((box_size, box_size)) - box_size // 2)
-        self._plane = self._least_squares(np.stack([np.ones_like(x), x, y]))
-        self._level = self._least_squares(np.ones((1, box_size, box_size)))
-        inside = np.flatnonzero(self.mask)
-        self._probes = inside[np.linspace(0, len(inside) - 1, _PROBES).astype(int)]
-
-    def _least_squares(self, design: NDArray[np.float64]) -> list[Images]:
-        """Weights (box, box), 0 off the background, whose products with an image are the coefficients of the fit to its background."""
-        weights = np.zeros_like(design)
-        weights[:, self.mask] = np.linalg.pinv(design[:, self.mask]).T
-        return list(weights.astype(np.float32))
+        axis = np.arange(box_size) - box_size // 2
+        self.mask: NDArray[np.bool_] = axis[:, None] ** 2 + axis**2 > bg_radius**2
+        inside = ~self.mask
+        first = np.where(inside.any(1), inside.argmax(1), box_size)
+        self._circle = np.stack([first, first + inside.sum(1)], 1)
+        y, x = np.nonzero(self.mask)
+        design = np.stack([np.ones(len(x)), x - box_size // 2, y - box_size // 2])
+        self._count = len(x)
+        self._inverse = np.asarray(np.linalg.inv(design @ design.T), np.float64)
 
     def normalize(self, images: NDArray[np.generic], *, remove_ramp: bool, in_place: bool = False) -> Normalized:
         """Subtract the background's plane (or its mean) and divide by its population sigma.
 
-        An image's result does not depend on the others, nor on how many threads the linear algebra library takes.
+        An image's result does not depend on the others.
 
         Parameters
         ----------
@@ -84,30 +73,57 @@ class Background:
             Overwrite `images`, if they are of single precision and contiguous.
         """
         values: Images = np.array(images, np.float32, order="C", copy=None if in_place else True)
-        count, box_size = len(values), values.shape[-1]
-        mean, sigma, ramp = np.empty(count), np.empty(count), np.zeros((count, 2))
-        step = max(1, _BLOCK_PIXELS // box_size**2)
-        squares = np.empty((min(step, count), box_size, box_size), np.float32)
-        with np.errstate(all="ignore"):
-            for begin in range(0, count, step):
-                block = slice(begin, min(begin + step, count))
-                here = values[block]
-                rough = np.median(here.reshape(len(here), -1)[:, self._probes], axis=1)
-                here -= rough[:, None, None]
-                level, *slopes = (_products(here, weights) for weights in (self._plane if remove_ramp else self._level))
-                if remove_ramp:
-                    ramp[block] = np.stack(slopes, 1)
-                    here -= (slopes[0].astype(np.float32)[:, None] * self._axis)[:, None, :]
-                    here -= (level[:, None] + slopes[1][:, None] * self._axis).astype(np.float32)[:, :, None]
-                else:
-                    here -= level.astype(np.float32)[:, None, None]
-                squared = np.square(here, out=squares[: len(here)])
-                mean[block] = rough + level
-                sigma[block] = np.sqrt(_products(squared, self._weights) / self._count)
-                here *= (1 / sigma[block]).astype(np.float32)[:, None, None]
-        return Normalized(values, mean, sigma, ramp)
+        fitted = np.empty((len(values), 4))
+        _normalize(values, self._circle, self._count, self._inverse, remove_ramp, fitted)
+        return Normalized(values, fitted[:, 0], fitted[:, 1], fitted[:, 2:])
 
 
-def _products(images: Images, weights: Images) -> NDArray[np.float64]:
-    """Sum of each image times the weights, (n,): row by row in single precision, the rows in double, so that it is exact and quick."""
-    return np.asarray(np.vecdot(images, weights).sum(axis=1, dtype=np.float64))
+@compiled
+def _normalize(
+    images: Images, circle: NDArray[np.int64], count: int, inverse: NDArray[np.float64], remove_ramp: bool, fitted: NDArray[np.float64]
+) -> None:
+    """Normalize images (n, box, box) in place, and write mean, sigma and the two slopes of each into `fitted` (n, 4).
+
+    `circle` (box, 2) has the first column inside the circle of each row and the one after the last, `inverse` (3, 3) is of the normal
+    equations of (1, x, y) over the `count` pixels of the background. Sums are in double precision.
+    """
+    box_size = images.shape[1]
+    middle = box_size // 2
+    for number in range(images.shape[0]):
+        image = images[number]
+        total, along_x, along_y = 0.0, 0.0, 0.0
+        for y in range(box_size):
+            row, row_total, row_along = image[y], 0.0, 0.0
+            for x in range(circle[y, 0]):
+                row_total += row[x]
+                row_along += row[x] * np.float64(x - middle)
+            for x in range(circle[y, 1], box_size):
+                row_total += row[x]
+                row_along += row[x] * np.float64(x - middle)
+            total += row_total
+            along_x += row_along
+            along_y += row_total * (y - middle)
+        level, slope_x, slope_y = total / count, 0.0, 0.0
+        if remove_ramp:
+            level = inverse[0, 0] * total + inverse[0, 1] * along_x + inverse[0, 2] * along_y
+            slope_x = inverse[1, 0] * total + inverse[1, 1] * along_x + inverse[1, 2] * along_y
+            slope_y = inverse[2, 0] * total + inverse[2, 1] * along_x + inverse[2, 2] * along_y
+        squares, everything = 0.0, 0.0
+        for y in range(box_size):
+            row, start = image[y], level + slope_y * (y - middle)
+            for x in range(box_size):
+                row[x] = np.float32(row[x] - (start + slope_x * np.float64(x - middle)))
+                everything += row[x]
+            for x in range(circle[y, 0]):
+                squares += np.float64(row[x]) * np.float64(row[x])
+            for x in range(circle[y, 1], box_size):
+                squares += np.float64(row[x]) * np.float64(row[x])
+        sigma = np.sqrt(squares / count)
+        scale = np.float32(1 / sigma)
+        for y in range(box_size):
+            row = image[y]
+            for x in range(box_size):
+                row[x] *= scale
+        fitted[number, 0], fitted[number, 2], fitted[number, 3] = level, slope_x, slope_y
+        # infinite or NaN pixels inside the circle, too
+        fitted[number, 1] = sigma if np.isfinite(everything) else np.nan

@@ -183,7 +183,7 @@ def _extract_one(number: int, window: Windows, cutting: _Cutting, partial: Parti
         else:
             statistics = merged([statistics, *stored.statistics])
         partial.write(stored, first=window.first + begin)
-        hashes += stored.hashes()
+        hashes += stored.hashes
     finished = Finished(statistics, "".join(hashes), bad)
     partial.finish(number, finished)
     return finished

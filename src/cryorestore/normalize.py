@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +15,16 @@ from cryorestore.background import SMALLEST_SIGMA, Background, Normalized
 from cryorestore.errors import CryorestoreError
 from cryorestore.files import atomic_path, files_together
 from cryorestore.identity import identity_hash, particle_identities
-from cryorestore.io.mrc import Images, MrcStackWriter
+from cryorestore.io.mrc import Images, MrcStackWriter, stored_dtype
+from cryorestore.io.stored import StoredImages, stored_images
 from cryorestore.logs import get_logger, progress
 from cryorestore.outliers import find_outliers, outlier_groups
 from cryorestore.particles import ParticleTable
 from cryorestore.particles_cs import write_particles_cs
-from cryorestore.whitening import NoiseSpectra, estimate_spectra, no_spectra, whitening_groups
+from cryorestore.whitening_groups import Groups, whitening_groups, write_spectra
+
+if TYPE_CHECKING:
+    from cryorestore.whitening import NoiseSpectra
 
 REASON = "rlnCryorestoreRejectReason"
 _BATCH_PIXELS = 2**18
@@ -34,7 +38,7 @@ Result = TypeVar("Result")
 class _Finished:
     """What becomes of a batch: the good images, one line of statistics each, and a reason for every row ("": good)."""
 
-    images: Images
+    images: StoredImages
     statistics: NDArray[np.float64]
     reasons: list[str]
 
@@ -101,15 +105,17 @@ def normalize_particles(
     table = ParticleTable.read(star)
     job = _Job(table, bg_radius=bg_radius, remove_ramp=remove_ramp, dust=(white_dust, black_dust), threads=threads, seed=seed)
     reasons = _outliers(job, outlier_sigma) if outlier_sigma is not None else [""] * len(table)
-    spectra = _spectra(job, whiten, reasons)
-    columns = ["row", "mean", "sigma", "ramp_x", "ramp_y", *(["whitened_mean", "whitened_sigma"] if spectra.groups.labels else [])]
+    groups = whitening_groups(table, whiten)
+    spectra = _spectra(job, groups, reasons) if groups.labels else None
+    columns = ["row", "mean", "sigma", "ramp_x", "ramp_y", *(["whitened_mean", "whitened_sigma"] if spectra else [])]
     with ExitStack() as stack:
         writer = stack.enter_context(
             MrcStackWriter(normalized_stack, count=len(table), box_size=table.box_size, pixel_size=table.pixel_size, dtype=dtype)
         )
         file = stack.enter_context(stack.enter_context(atomic_path(statistics_csv)).open("w", encoding="utf-8", newline=""))
         file.write(",".join(columns) + "\n")
-        for rows, done in job.in_order(lambda rows: _finish(job, spectra, rows), _unjudged(reasons), description="normalize particles"):
+        kind = stored_dtype(dtype, path=normalized_stack)
+        for rows, done in job.in_order(lambda rows: _finish(job, spectra, rows, kind), _unjudged(reasons), description="normalize particles"):
             for row, reason in zip(rows.tolist(), done.reasons, strict=True):
                 reasons[row] = reason
             file.writelines(_lines(done.statistics, first=writer.written))
@@ -118,7 +124,8 @@ def normalize_particles(
             raise CryorestoreError(f"{star}: 0 of {len(table)} particles can be normalized (first: {reasons[0]}); look at the images")
         writer.count = writer.written
     if noise_spectra is not None:
-        spectra.write(noise_spectra, pixel_size=table.pixel_size)
+        counts, power = (spectra.counts, spectra.power.numpy()) if spectra else (np.zeros(0, np.int64), np.zeros((0, table.box_size // 2 + 1)))
+        write_spectra(noise_spectra, groups, counts, power, pixel_size=table.pixel_size)
     kept = np.array([not reason for reason in reasons], bool)
     table.take(~kept).with_columns({REASON: [reason for reason in reasons if reason]}).write(rejects_star)
     normalized = table.take(kept).with_images(normalized_stack, box_size=table.box_size, hashes=writer.hashes)
@@ -188,16 +195,16 @@ def _unjudged(reasons: list[str]) -> Rows:
     return np.flatnonzero([not reason for reason in reasons])
 
 
-def _finish(job: _Job, spectra: NoiseSpectra, rows: Rows) -> _Finished:
+def _finish(job: _Job, spectra: "NoiseSpectra | None", rows: Rows, dtype: np.dtype[np.generic]) -> _Finished:
     normalized = job.normalize(rows)
     good = np.asarray(normalized.sigma >= SMALLEST_SIGMA) & np.isfinite(normalized.sigma)
     reasons = ["" if fine else _reason(sigma) for fine, sigma in zip(good.tolist(), normalized.sigma.tolist(), strict=True)]
     images = normalized.images if good.all() else normalized.images[good]
     statistics = np.column_stack([normalized.mean, normalized.sigma, normalized.ramp])[good]
-    if spectra.groups.labels and len(images):
+    if spectra and len(images):
         whitened = job.background.normalize(spectra.whiten(images, rows[good]), remove_ramp=False, in_place=True)
         images, statistics = whitened.images, np.column_stack([statistics, whitened.mean, whitened.sigma])
-    return _Finished(images, statistics, reasons)
+    return _Finished(stored_images(images, dtype), statistics, reasons)
 
 
 def _reason(sigma: float) -> str:
@@ -229,11 +236,10 @@ def _outliers(job: _Job, outlier_sigma: float) -> list[str]:
     return find_outliers(values, groups, outlier_sigma=outlier_sigma)
 
 
-def _spectra(job: _Job, whiten: str, reasons: list[str]) -> NoiseSpectra:
-    """The noise spectra of the groups that `whiten` names, from the particles that have no reason to be rejected."""
-    groups, box_size = whitening_groups(job.table, whiten), job.table.box_size
-    if not groups.labels:
-        return no_spectra(groups, box_size=box_size)
+def _spectra(job: _Job, groups: Groups, reasons: list[str]) -> "NoiseSpectra":
+    """The noise spectra of the groups, from the particles that have no reason to be rejected."""
+    # torch, which takes longer to import than small sets to normalize, is needed only here
+    from cryorestore.whitening import estimate_spectra
 
     def good_images(rows: Rows) -> tuple[Rows, Images]:
         normalized = job.normalize(rows)
@@ -241,4 +247,4 @@ def _spectra(job: _Job, whiten: str, reasons: list[str]) -> NoiseSpectra:
         return rows[good], normalized.images[good]
 
     batches = (good for _, good in job.in_order(good_images, _unjudged(reasons), description="estimate noise spectra"))
-    return estimate_spectra(batches, groups, box_size=box_size, bg_radius=job.bg_radius)
+    return estimate_spectra(batches, groups, box_size=job.table.box_size, bg_radius=job.bg_radius)

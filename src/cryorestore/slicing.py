@@ -3,34 +3,19 @@
 One sample touches eight grid points. torch makes an index, a weight and a copy of each; a compiled loop keeps them in registers, which
 is five times the rate for reading and thirty for adding. The grid holds x >= 0 only: what lies at x < 0 is the conjugate of its mirror image.
 
-A grid of reach r has 2 r + 1 points along z and y (from -r to r) and r + 2 along x (from 0). Both kernels release Python's global lock.
+A grid of reach r has 2 r + 1 points along z and y (from -r to r) and r + 2 along x (from 0).
 """
 
-import inspect
-from collections.abc import Callable
-from typing import Any, TypeVar
-
-import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cryorestore.compiled import compiled
+
 Floats = NDArray[np.float32]
-Kernel = TypeVar("Kernel", bound=Callable[..., None])
 
 _ONE, _ZERO = np.float32(1), np.float32(0)
-
-
-def _compiled(kernel: Kernel) -> Kernel:
-    """Compile at the first call and keep the machine code for later processes, where a folder for it can be written."""
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
-    plain = inspect.unwrap(kernel)  # tests wrap every function of the library in a check of its arguments
-    try:
-        compiled: Kernel = numba.njit(cache=True, **options)(plain)
-    except RuntimeError:  # numba found no folder to keep it in
-        compiled = numba.njit(**options)(plain)
-    return compiled
 
 
 def grid_shape(reach: int) -> tuple[int, int, int]:
@@ -38,7 +23,7 @@ def grid_shape(reach: int) -> tuple[int, int, int]:
     return 2 * reach + 1, 2 * reach + 1, reach + 2
 
 
-@_compiled
+@compiled
 def read_slices(grid: Floats, rotations: Floats, kx: Floats, ky: Floats, reach: int, out: Floats) -> None:
     """Read coefficients at `kx` x axis + `ky` y axis of each rotation.
 
@@ -85,7 +70,7 @@ def read_slices(grid: Floats, rotations: Floats, kx: Floats, ky: Floats, reach: 
             out[image, 2 * place + 1] = sign * imaginary
 
 
-@_compiled
+@compiled
 def add_slices(grid: Floats, real: Floats, imaginary: Floats, weight: Floats, rotations: Floats, kx: Floats, ky: Floats, reach: int) -> None:
     """Add coefficients and their weights to the eight grid points round each; the transpose of `read_slices`.
 

@@ -1,9 +1,7 @@
 """Whitening: images divided by the square root of the noise spectrum of their micrograph, or of their half-set and optics group."""
 
-import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,29 +9,18 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cryorestore.errors import CryorestoreError
-from cryorestore.files import atomic_path
 from cryorestore.fourier import hermitian_weights, radial_shells_2d, to_fourier, to_real
 from cryorestore.io.mrc import Images
 from cryorestore.noise import estimate_noise_power
-from cryorestore.particles import ParticleTable
+from cryorestore.whitening_groups import Groups
 
-WHITEN = ("none", "micrograph", "half_and_optics_group")
 _COEFFICIENTS = 400
 """Fourier coefficients that a value of the spectrum is the mean of, at least: then its error is 5 % or less."""
 
 
 @dataclass(frozen=True)
-class Groups:
-    """The group of each particle: `number` (n,) counts in `labels`."""
-
-    labels: list[str]
-    number: NDArray[np.int64]
-
-
-@dataclass(frozen=True)
 class NoiseSpectra:
-    """One noise spectrum a group, and the group of each particle; no labels where nothing is whitened."""
+    """One noise spectrum a group, and the group of each particle."""
 
     groups: Groups
     counts: NDArray[np.int64]
@@ -49,58 +36,6 @@ class NoiseSpectra:
             here = np.flatnonzero(number == group)
             whitened[here] = whiten_images(torch.from_numpy(images[here]), self.power[group]).numpy()
         return whitened
-
-    def write(self, path: str | Path, *, pixel_size: float) -> None:
-        """Write a row a group: group, images, then the power in each shell under its spatial frequency (1/angstrom)."""
-        shells = self.power.shape[1]
-        frequencies = np.arange(shells) / (max(2 * (shells - 1), 1) * pixel_size)
-        with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-            table = csv.writer(file, lineterminator="\n")
-            table.writerow(["group", "images", *(f"{frequency:.6g}" for frequency in frequencies)])
-            for label, count, power in zip(self.groups.labels, self.counts.tolist(), self.power.tolist(), strict=True):
-                table.writerow([label, count, *(f"{value:.9g}" for value in power)])
-
-
-def whitening_groups(table: ParticleTable, whiten: str) -> Groups:
-    """The groups that `whiten` names.
-
-    Raises
-    ------
-    CryorestoreError
-        If `whiten` is unknown, or the table does not say the micrographs or the half-sets.
-    """
-    if whiten not in WHITEN:
-        raise CryorestoreError(f"whiten: found {whiten!r}, expected one of {', '.join(WHITEN)}; choose one")
-    if whiten == "none":
-        return Groups([], np.zeros(len(table), np.int64))
-    if whiten == "micrograph":
-        if "rlnMicrographName" not in table.particles:
-            raise CryorestoreError(
-                f"{table.path}: column _rlnMicrographName is missing, expected it for normalize.whiten micrograph; add it, "
-                "or choose half_and_optics_group"
-            )
-        return _numbered(table.micrograph_names())
-    halves = table.halves()
-    unknown = np.flatnonzero(halves == 0)
-    if unknown.size:
-        raise CryorestoreError(
-            f"{table.path}: row {int(unknown[0]) + 1}: found no half-set (rlnRandomSubset is absent or 0 in {unknown.size} of {len(table)} rows), "
-            "expected 1 or 2 for normalize.whiten half_and_optics_group: one spectrum of both halves would make them depend on each other; "
-            "choose micrograph, or give particles with half-sets"
-        )
-    pairs = zip(halves.tolist(), table.optics_groups().tolist(), strict=True)
-    return _numbered([f"half {half}, optics group {group}" for half, group in pairs])
-
-
-def _numbered(labels: Sequence[str]) -> Groups:
-    numbers: dict[str, int] = {}
-    of_each = np.array([numbers.setdefault(label, len(numbers)) for label in labels], np.int64)
-    return Groups(list(numbers), of_each)
-
-
-def no_spectra(groups: Groups, *, box_size: int) -> NoiseSpectra:
-    """Nothing to whiten with."""
-    return NoiseSpectra(groups, np.zeros(0, np.int64), torch.zeros(0, box_size // 2 + 1))
 
 
 def estimate_spectra(batches: Iterable[tuple[NDArray[np.int64], Images]], groups: Groups, *, box_size: int, bg_radius: float) -> NoiseSpectra:

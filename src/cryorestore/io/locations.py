@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryorestore.errors import CryorestoreError
-from cryorestore.io.mrc import Images, MrcStackReader, read_layout
+from cryorestore.io.mrc import Images, MrcStackReader
 from cryorestore.io.stored import image_hashes
 
 _LISTED_FAULTS = 20
@@ -50,11 +50,13 @@ class ImageLocations:
 
         `finite=False` returns NaN and infinite values as they are; otherwise they are an error.
         """
+        file_id, index = self.file_id[rows], self.index[rows]
+        if len(rows) and (file_id == file_id[0]).all():
+            return self.stacks[int(file_id[0])].read(index, finite=finite)
         images = np.empty((len(rows), self.box_size, self.box_size), np.float32)
-        file_id = self.file_id[rows]
         for number in np.unique(file_id):
             here = np.flatnonzero(file_id == number)
-            images[here] = _read_stack(self.stacks[number], self.index[rows[here]], finite=finite)
+            images[here] = self.stacks[number].read(index[here], finite=finite)
         return images
 
     def hashes(self, images: Images, rows: NDArray[np.int64]) -> NDArray[np.uint32]:
@@ -66,18 +68,9 @@ class ImageLocations:
         file_id = self.file_id[rows]
         for number in np.unique(file_id):
             here = np.flatnonzero(file_id == number)
-            hashes[here] = [int(text, 16) for text in image_hashes(images[here].astype(self.stacks[number].dtype))]
+            chosen = images if len(here) == len(rows) else images[here]
+            hashes[here] = [int(text, 16) for text in image_hashes(np.ascontiguousarray(chosen, self.stacks[number].dtype))]
         return hashes
-
-
-def _read_stack(stack: MrcStackReader, index: NDArray[np.int64], *, finite: bool) -> Images:
-    if finite:
-        return stack.read(index)
-    data = read_layout(stack.path).data()
-    order = np.argsort(index, kind="stable")
-    images = np.empty((len(index), *stack.shape2d), np.float32)
-    images[order] = data[index[order]]
-    return images
 
 
 def locate_images(names: Iterable[str], *, table: Path, project_root: Path | None) -> ImageLocations:

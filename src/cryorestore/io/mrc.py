@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from cryorestore.errors import CryorestoreError
 from cryorestore.files import atomic_path
-from cryorestore.io.stored import Statistics, merged, refuse_not_finite, stored_images
+from cryorestore.io.stored import Statistics, StoredImages, merged, refuse_not_finite, stored_images
 from cryorestore.logs import get_logger
 
 Images = NDArray[np.float32]
@@ -136,13 +136,13 @@ class MrcStackReader:
         self.dtype = self._layout.dtype
         self.pixel_size = self._layout.pixel_size
 
-    def read(self, indices: Sequence[int] | NDArray[np.integer]) -> Images:
+    def read(self, indices: Sequence[int] | NDArray[np.integer], *, finite: bool = True) -> Images:
         """Read images by their 0-based numbers, in the order asked for, as float32 (k, ny, nx).
 
         Raises
         ------
         CryorestoreError
-            If a number is beyond the stack or an image holds a value that is not finite.
+            If a number is beyond the stack or, unless `finite` is False, an image holds a value that is not finite.
         """
         rows = np.asarray(indices, dtype=np.int64).reshape(-1)
         outside = rows[(rows < 0) | (rows >= self.count)]
@@ -150,14 +150,26 @@ class MrcStackReader:
             raise CryorestoreError(
                 f"{self.path}: asked for image {int(outside[0]) + 1}, expected 1 to {self.count}; the table does not fit this stack"
             )
+        images = self._read_rows(rows)
+        if not finite:
+            return images
+        good = np.isfinite(images).all(axis=(1, 2))
+        if not good.all():
+            number = int(rows[np.flatnonzero(~good)[0]]) + 1
+            raise CryorestoreError(f"{self.path}: image {number} holds NaN or infinite values, expected finite ones; leave it out or write it again")
+        return images
+
+    def _read_rows(self, rows: NDArray[np.int64]) -> Images:
+        """One read where the images follow each other, as they do in most tables; else image by image, in the order of the file."""
+        if len(rows) and np.array_equal(rows, np.arange(rows[0], rows[0] + len(rows))):
+            pixels = self.shape2d[0] * self.shape2d[1]
+            start = self._layout.offset + int(rows[0]) * pixels * self.dtype.itemsize
+            values = np.fromfile(self.path, self.dtype, len(rows) * pixels, offset=start)
+            return np.asarray(values, np.float32).reshape(len(rows), *self.shape2d)
         data = self._layout.data()
         images = np.empty((len(rows), *self.shape2d), np.float32)
         for place in np.argsort(rows, kind="stable"):
             images[place] = data[rows[place]]
-        finite = np.isfinite(images).all(axis=(1, 2))
-        if not finite.all():
-            number = int(rows[np.flatnonzero(~finite)[0]]) + 1
-            raise CryorestoreError(f"{self.path}: image {number} holds NaN or infinite values, expected finite ones; leave it out or write it again")
         return images
 
 
@@ -197,19 +209,19 @@ class MrcStackWriter:
         self._handle.write(bytes(HEADER_BYTES))
         return self
 
-    def append(self, images: ArrayLike) -> None:
-        """Add images (k, box, box) or one image (box, box)."""
-        values = np.asarray(images)
+    def append(self, images: ArrayLike | StoredImages) -> None:
+        """Add images (k, box, box) or one image (box, box); images of the stack's type may come measured (`stored_images`)."""
+        values = images.values if isinstance(images, StoredImages) else np.asarray(images)
         values = values[None] if values.ndim == 2 else values
         if values.shape[1:] != (self.box_size, self.box_size) or self.written + len(values) > self.count:
             raise CryorestoreError(
                 f"{self.path}: found images of shape {values.shape} after {self.written}, "
                 f"expected {self.count} of {self.box_size} x {self.box_size} in all"
             )
-        stored = stored_images(values, self.dtype)
+        stored = images if isinstance(images, StoredImages) else stored_images(values, self.dtype)
         refuse_not_finite(self.path, stored)
         self._statistics = merged([self._statistics, *stored.statistics])
-        self.hashes += stored.hashes()
+        self.hashes += stored.hashes
         self._handle.write(stored.values.data)
         self.written += len(values)
 

@@ -10,12 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from cryorestore.compiled import compiled
 from cryorestore.errors import CryorestoreError
-
-_SAMPLED = 8
-"""Every so many rows and columns are enough to know about where an image's mean is."""
-_CACHED_VALUES = 1 << 16
-"""values measured at a time: a quarter of a MB stays in the processor's cache"""
 
 
 @dataclass(frozen=True)
@@ -57,33 +53,42 @@ class StoredImages:
     finite: NDArray[np.bool_]
     """(n,), whether an image holds neither NaN nor an infinite value"""
 
-    def hashes(self) -> list[str]:
-        """zlib.crc32 of each image's bytes as 8 hexadecimal digits."""
-        return image_hashes(self.values)
+    hashes: list[str]
+    """zlib.crc32 of each image's bytes as 8 hexadecimal digits"""
 
 
 def stored_images(images: NDArray[np.generic], dtype: np.dtype[np.generic]) -> StoredImages:
     """Convert images (n, rows, columns) to a stack's type and measure them; values too large for it become infinite."""
     with np.errstate(over="ignore", invalid="ignore"):
         values = np.ascontiguousarray(images, dtype)
-        step = max(1, _CACHED_VALUES // math.prod(values.shape[1:]))
-        scratch = np.empty((min(step, len(values)), *values.shape[1:]), np.float32)
-        statistics = [row for begin in range(0, len(values), step) for row in _measured(values[begin : begin + step], scratch)]
+    single = np.asarray(values, np.float32).reshape(len(values), math.prod(values.shape[1:]))
+    measured = np.empty((len(values), 4))
+    _measure(single, measured)
+    statistics = [Statistics(single.shape[1], *row) for row in measured.tolist()]
     finite = [math.isfinite(row.minimum) and math.isfinite(row.maximum) for row in statistics]
-    return StoredImages(values, statistics, np.array(finite, bool))
+    return StoredImages(values, statistics, np.array(finite, bool), image_hashes(values))
 
 
-def _measured(values: NDArray[np.generic], scratch: NDArray[np.float32]) -> list[Statistics]:
-    """Statistics of each image: rows are summed in single precision, about a number near the image's mean, and their sums in double precision."""
-    images, count = np.asarray(values, np.float32), math.prod(values.shape[1:])
-    ones = np.ones(images.shape[-1], np.float32)
-    levels = images[:, ::_SAMPLED, ::_SAMPLED].mean((1, 2))
-    deviations = np.subtract(images, levels[:, None, None], out=scratch[: len(images)])
-    shifts = np.vecdot(deviations, ones).sum(1, dtype=np.float64) / count
-    squares = np.vecdot(deviations, deviations).sum(1, dtype=np.float64) - count * shifts**2
-    flat = images.reshape(len(images), count)
-    columns = flat.min(1), flat.max(1), levels + shifts, np.maximum(squares, 0.0)
-    return [Statistics(count, *row) for row in zip(*(column.tolist() for column in columns), strict=True)]
+@compiled
+def _measure(images: NDArray[np.float32], measured: NDArray[np.float64]) -> None:
+    """Minimum, maximum, mean and sum of squared deviations of each image (n, pixels); minimum and maximum are NaN where a value is not finite."""
+    count = images.shape[1]
+    for number in range(images.shape[0]):
+        image = images[number]
+        first = np.float64(image[0])
+        smallest, largest = image[0], image[0]
+        total, squares = 0.0, 0.0
+        for place in range(count):
+            value = image[place]
+            smallest, largest = min(smallest, value), max(largest, value)
+            deviation = np.float64(value) - first
+            total += deviation
+            squares += deviation * deviation
+        shift = total / count
+        measured[number, 0], measured[number, 1] = smallest, largest
+        measured[number, 2], measured[number, 3] = first + shift, max(squares - count * shift * shift, 0.0)
+        if not np.isfinite(total):
+            measured[number, 0], measured[number, 1] = np.nan, np.nan
 
 
 def image_hashes(values: NDArray[np.generic]) -> list[str]:
