@@ -7,38 +7,58 @@ vectors in the order (x, y, z). The Fourier coefficient of a projection at (kx, 
 import math
 import re
 import warnings
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
 
 from cryorestore.errors import CryorestoreError
+
+if TYPE_CHECKING:
+    from scipy.spatial.transform import Rotation as RotationType
 
 Matrices = NDArray[np.float64]
 
 
+def _rotation() -> "type[RotationType]":
+    """SciPy's class: imported when first needed, for it takes longer than steps that turn nothing should wait."""
+    from scipy.spatial.transform import Rotation
+
+    return Rotation
+
+
 def euler_to_matrices(angles: NDArray[np.float64]) -> Matrices:
     """Turn RELION's (rot, tilt, psi), degrees, shape (n, 3), into matrices (n, 3, 3)."""
-    return np.swapaxes(Rotation.from_euler("ZYZ", np.asarray(angles, float).reshape(-1, 3), degrees=True).as_matrix(), -1, -2).copy()
+    return np.swapaxes(_rotation().from_euler("ZYZ", np.asarray(angles, float).reshape(-1, 3), degrees=True).as_matrix(), -1, -2).copy()
 
 
 def matrices_to_euler(matrices: Matrices) -> NDArray[np.float64]:
     """Turn matrices (n, 3, 3) into RELION's (rot, tilt, psi), degrees, shape (n, 3); at a pole psi carries the whole in-plane angle."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Gimbal lock")
-        return np.asarray(Rotation.from_matrix(np.swapaxes(matrices, -1, -2)).as_euler("ZYZ", degrees=True)).reshape(-1, 3)
+        return np.asarray(_rotation().from_matrix(np.swapaxes(matrices, -1, -2)).as_euler("ZYZ", degrees=True)).reshape(-1, 3)
+
+
+def rotation_vectors_to_euler(vectors: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """Turn cryoSPARC's poses (axis times angle in radians, of the transpose of RELION's matrix), shape (n, 3), into (rot, tilt, psi), degrees."""
+    return matrices_to_euler(np.swapaxes(_rotation().from_rotvec(vectors.astype(np.float64).reshape(-1, 3)).as_matrix(), -1, -2))
+
+
+def euler_to_rotation_vectors(angles: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Inverse of `rotation_vectors_to_euler`."""
+    return np.asarray(_rotation().from_matrix(np.swapaxes(euler_to_matrices(angles), -1, -2)).as_rotvec()).reshape(-1, 3)
 
 
 def random_rotations(count: int, generator: np.random.Generator) -> Matrices:
     """Draw rotations uniformly (Shoemake 1992), shape (count, 3, 3)."""
     quaternions = generator.standard_normal((count, 4))
-    return np.asarray(Rotation.from_quat(quaternions).as_matrix()).reshape(count, 3, 3)
+    return np.asarray(_rotation().from_quat(quaternions).as_matrix()).reshape(count, 3, 3)
 
 
 def perturb_rotations(matrices: Matrices, *, rotation_error: float, generator: np.random.Generator) -> Matrices:
     """Turn each matrix about a random axis; `rotation_error` is the rms of the angle, degrees (each axis has 1/sqrt(3) of it)."""
     vectors = generator.standard_normal((len(matrices), 3)) * math.radians(rotation_error) / math.sqrt(3.0)
-    return np.asarray(Rotation.from_rotvec(vectors).as_matrix()) @ matrices
+    return np.asarray(_rotation().from_rotvec(vectors).as_matrix()) @ matrices
 
 
 def symmetry_matrices(symmetry: str) -> Matrices:
@@ -71,7 +91,7 @@ def symmetry_matrices(symmetry: str) -> Matrices:
 
 def _axis_turn(axis: tuple[float, float, float], order: int, times: int = 1) -> Matrices:
     unit = np.asarray(axis, float) / np.linalg.norm(axis)
-    return np.asarray(Rotation.from_rotvec(unit * 2 * math.pi * times / order).as_matrix())
+    return np.asarray(_rotation().from_rotvec(unit * 2 * math.pi * times / order).as_matrix())
 
 
 def _close_group(generators: list[Matrices]) -> Matrices:

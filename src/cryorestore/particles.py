@@ -83,6 +83,10 @@ class ParticleTable:
 
     def optics_groups(self) -> NDArray[np.int64]:
         """Number of each particle's optics group, shape (n,)."""
+        return self._groups
+
+    @cached_property
+    def _groups(self) -> NDArray[np.int64]:
         return self.particles.ints("rlnOpticsGroup")
 
     def _from_optics(self, values: NDArray[np.float64]) -> NDArray[np.float64]:

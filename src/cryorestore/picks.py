@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from cryorestore.errors import CryorestoreError
 from cryorestore.io.binding import BLOB_SIGN, IMAGE_HASH
@@ -167,6 +166,8 @@ class _Joiner:
         """The particle row of each pick: the nearest, if within the tolerance; -1 without."""
         if not len(candidates) or not len(places):
             return np.full(len(places), -1)
+        from scipy.spatial import cKDTree  # imported here: most data sets have nothing to join, and it takes long
+
         distance, nearest = cKDTree(self.places[candidates]).query(places, p=np.inf)
         return np.where(distance <= MATCH_TOLERANCE, candidates[nearest], -1)
 

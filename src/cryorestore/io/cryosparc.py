@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
 
 from cryorestore.errors import CryorestoreError
-from cryorestore.geometry import matrices_to_euler
+from cryorestore.geometry import rotation_vectors_to_euler
 from cryorestore.io.binding import BLOB_SIGN
 from cryorestore.io.star import Cells, StarBlock, StarFile
 from cryorestore.logs import warn_once
@@ -170,8 +169,7 @@ def _ctf_columns(fields: Fields) -> dict[str, Cells]:
 def _alignment_columns(fields: Fields) -> dict[str, Cells]:
     columns: dict[str, Cells] = {}
     if "alignments3D/pose" in fields:
-        rotations = Rotation.from_rotvec(fields["alignments3D/pose"].astype(np.float64).reshape(-1, 3))
-        angles = matrices_to_euler(np.swapaxes(rotations.as_matrix(), -1, -2))
+        angles = rotation_vectors_to_euler(fields["alignments3D/pose"])
         columns |= {name: angles[:, axis] for axis, name in enumerate(("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"))}
     if "alignments3D/shift" in fields:
         known = [fields[name] for name in ("alignments3D/psize_A", "blob/psize_A", "location/micrograph_psize_A") if name in fields]

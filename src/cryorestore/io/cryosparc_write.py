@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
 
 from cryorestore.errors import CryorestoreError
 from cryorestore.files import atomic_path
-from cryorestore.geometry import euler_to_matrices
+from cryorestore.geometry import euler_to_rotation_vectors
 from cryorestore.io.binding import BLOB_SIGN
 from cryorestore.io.cryosparc import CTF_FIELDS, MICROGRAPH_SIZE, OPTICS_FIELDS, PICK_FIELDS, UID, Fields
 from cryorestore.io.relion import ANGLES, PREMULTIPLIED, unmodelled_columns
@@ -174,8 +173,7 @@ def _alignment_fields(particles: StarBlock, others: Fields) -> Fields:
     if all(name in particles for name in ANGLES):
         pixel_size = _pixel_sizes(others, particles)
         angles = np.stack([particles.floats(name) for name in ANGLES], axis=1)
-        rotations = Rotation.from_matrix(np.swapaxes(euler_to_matrices(angles), -1, -2))
-        fields["alignments3D/pose"] = rotations.as_rotvec().reshape(-1, 3).astype(np.float32)
+        fields["alignments3D/pose"] = euler_to_rotation_vectors(angles).astype(np.float32)
         origins = np.stack([particles.floats(name) if name in particles else np.zeros(count) for name in _ORIGINS], axis=1)
         fields["alignments3D/shift"] = (origins / pixel_size[:, None]).astype(np.float32)
         fields["alignments3D/psize_A"] = pixel_size

@@ -20,6 +20,8 @@ from cryorestore.io.packed import CHUNK, LinePacker, pack_lines
 
 _QUOTE_FIRST = "\"'#"
 _NEEDS_QUOTES = re.compile(r"\s")
+_MAY_NEED_QUOTES = re.compile(r"[\s\"'#]|\0\0|^\0|\0$|^$")
+"""Searched for in many cells at once, joined by NUL"""
 Cells = Sequence[str] | NDArray[np.generic]
 Rows = NDArray[np.generic] | Sequence[int] | slice
 Number = TypeVar("Number", float, int)
@@ -281,7 +283,10 @@ def _as_text(cells: Cells) -> list[str]:
             return [f"{value:.6f}" for value in cells.tolist()]
         if np.issubdtype(cells.dtype, np.integer) or cells.dtype == np.bool_:
             return [str(int(value)) for value in cells.tolist()]
-    return [_quoted(str(cell)) for cell in cells]
+    texts = [str(cell) for cell in cells]
+    if not _MAY_NEED_QUOTES.search("\0".join(texts)):
+        return texts
+    return [_quoted(text) for text in texts]
 
 
 def _quoted(cell: str) -> str:
