@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 TELL_OF_THE_RUN = ("provenance.json", "report.html")
-MEASURED = {"seconds", "seconds_total", "peak_memory_gib"}
+MEASURED = {"seconds", "seconds_total", "peak_memory_gib", "gpu_hours"}
 
 
 def fingerprints(results: Path) -> dict[str, str]:
