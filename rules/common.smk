@@ -69,6 +69,9 @@ def dataset_methods(wildcards):
 
 # Resources
 
+# How often a training that stopped for its time goes on: as a job of its own, so not by the Snakemake within the job that is ending.
+TRAINING_RETRIES = 5 if workflow.is_main_process else 0
+
 
 def compute_threads(wildcards):
     """The fixed number of threads: results depend on it, so the scheduler does not change it."""

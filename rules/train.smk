@@ -37,7 +37,7 @@ rule train_diffusion:
         "<logs>/train_diffusion/{dataset}_{method}_half{half}.log",
     benchmark:
         "<benchmarks>/train_diffusion/{dataset}_{method}_half{half}.tsv"
-    retries: 5
+    retries: TRAINING_RETRIES
     conda:
         "../envs/network.yaml"
     threads: training_threads
@@ -70,7 +70,7 @@ rule train_postprocess:
         "<logs>/train_postprocess/{dataset}_{method}_half{half}.log",
     benchmark:
         "<benchmarks>/train_postprocess/{dataset}_{method}_half{half}.tsv"
-    retries: 5
+    retries: TRAINING_RETRIES
     conda:
         "../envs/network.yaml"
     threads: training_threads

@@ -15,6 +15,7 @@ from slurm.running import CONFIGURATION, LOCAL, QUICK, Snakemake, run_to_end, ru
 pytestmark = pytest.mark.slurm
 LONGEST = 1800.0
 CHANGES = {
+    "default-resources": {"runtime": 77},
     "set-resources": {
         "extract_particles": {"mem_mb": "100 * 10 ** (attempt - 1)"},
         "train_postprocess": {"slurm_partition": "spot", "gpu": 0, "gres": "gpu:1", "runtime": "1 if attempt == 1 else 60"},
@@ -90,7 +91,7 @@ def test_every_job_asked_for_its_partition_time_memory_and_gpus(run):
         assert (asked.get("TresPerNode"), asked.get("TresPerJob")) == ("gres:gpu:1" if spot else None, "gres:gpu:1" if gpu else None), told
         assert (asked["NumTasks"], asked["Requeue"]) == ("1", "1"), told
         assert asked["MinMemoryNode"] != "0", told
-        assert asked["TimeLimit"] not in ("UNLIMITED", "01:00:00") or rule == "rule_evaluate_restoration" or spot, told
+        assert asked["TimeLimit"] not in ("UNLIMITED", "01:17:00"), told
 
 
 def test_too_little_memory_is_mended_by_the_next_attempt(run):
