@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cryorestore.config import input_files, needs_poses, network_methods, particle_box_size
+from cryorestore.config import input_files, needs_poses, network_methods, particle_box_size, pick_files
 from cryorestore.errors import CryorestoreError
 from cryorestore.io.coordinates import read_coordinates
 from cryorestore.logs import get_logger
@@ -98,8 +98,8 @@ def input_size(settings: Mapping[str, Any]) -> tuple[int, int]:
     files, box_size = input_files(settings), particle_box_size(settings)
     if settings["input"]["kind"] == "simulation":
         return settings["simulate"]["count"] * settings["simulate"]["per_micrograph"], box_size or 0
-    if files.get("coordinates"):
-        return _picks_in(files["coordinates"]), box_size or 0
+    if settings["input"]["coordinates"]:
+        return _picks_in(pick_files(settings)), box_size or 0
     paths = files.get("cs") or files["particles_star"]
     table = ParticleTable.read(paths, pixel_size=settings["input"]["pixel_size"], project_root=files.get("project_root"))
     return len(table), box_size or table.box_size

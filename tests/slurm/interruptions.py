@@ -69,7 +69,8 @@ class Interruptions:
         _signal(job, signal.SIGSTOP)
         command("sbatch", "-p", "gpu", "--gres=gpu:2", "--mem=50", "-o", "/dev/null", "--wrap", "sleep 1")
         yield from _until_gone(job)
-        self._note(job, f"preempted, restarts: {_shown(job, 'Restarts')}")
+        told = Path(_shown(job, "StdOut")).read_text()
+        self._note(job, "preempted, and saved" if "asked to end (SIGTERM)" in told else f"preempted: {told[-300:]}")
 
     def _at_random(self, count: int) -> Iterator[None]:
         """Hit a random job at random moments, each rule and wildcards once."""

@@ -8,7 +8,7 @@ import yaml
 from numpy.lib.recfunctions import repack_fields
 
 from cryorestore.cli import app
-from cryorestore.config import check_inputs, input_files, load_configuration
+from cryorestore.config import check_inputs, input_files, load_configuration, pick_files
 from cryorestore.errors import CryorestoreError
 from cryorestore.io.mrc import write_map, write_micrograph
 from cryorestore.io.star import StarBlock, write_star
@@ -209,7 +209,7 @@ def test_an_autopick_job_becomes_micrographs_with_their_picks(tmp_path):
     assert settings["input"]["kind"] == "micrographs"
     assert settings["input"]["pixel_size"] == 1.5
     assert settings["denoisers"] == []
-    assert [Path(path).name for path in input_files(settings)["coordinates"]] == ["a_12_autopick.star", "a_1_autopick.star"]
+    assert [Path(path).name for path in pick_files(settings)] == ["a_12_autopick.star", "a_1_autopick.star"]
     assert settings["extract"]["box_size"] == 30  # 1.5 diameters of 20 px
     assert settings["normalize"]["bg_radius"] == 10
     assert settings["mask"]["radius"] == 15
@@ -271,7 +271,7 @@ def test_experimental_micrographs_with_their_picks_become_a_configuration(data_r
     done = initialize_project(table=folder / "micrographs.star", datasets_dir=tmp_path, particle_diameter=130)
     settings, configuration = written(done)
     check_inputs(configuration)
-    assert len(input_files(settings)["coordinates"]) == 9
+    assert len(pick_files(settings)) == 9
     assert (settings["input"]["pixel_size"], settings["extract"]["box_size"]) == (1.5, 130)
     posed, _ = written(initialize_project(table=folder / "particles_with_poses.star", datasets_dir=tmp_path, name="posed", symmetry="O"))
     assert posed["input"]["has_poses"]

@@ -3,7 +3,7 @@
 Pure Python: the Snakefile imports this at every start, so nothing here imports numpy or torch.
 """
 
-from cryorestore.config.inputs import check_inputs, input_files, picks, picks_version
+from cryorestore.config.inputs import check_inputs, input_files, pick_files, picks, picks_version
 from cryorestore.config.loading import Configuration, load_configuration
 from cryorestore.config.sources import code_version
 from cryorestore.config.steps import STEPS, needs_poses, network_methods, particle_box_size, particle_pixel_size, step_parameters
@@ -19,6 +19,7 @@ __all__ = [
     "network_methods",
     "particle_box_size",
     "particle_pixel_size",
+    "pick_files",
     "picks",
     "picks_version",
     "step_parameters",

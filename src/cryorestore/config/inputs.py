@@ -2,8 +2,9 @@
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator
-from fnmatch import fnmatchcase
+from fnmatch import translate
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,12 @@ FILE_KEYS = ("micrographs_star", "particles_star", "reference_map")
 
 
 def input_files(settings: Settings) -> dict[str, Any]:
-    """Files under `input` by key, as paths from the current folder; keys that are not set are left out.
+    """Files under `input` by key, as paths from the current folder; keys that are not set are left out, and so are the pick files.
 
-    `coordinates` and `cs` are lists, the first being what its pattern finds, in order; `project_root` is a folder.
+    `cs` is a list; `project_root` is a folder.
     """
     given = settings["input"]
     files: dict[str, Any] = {key: data_path(settings, given[key]) for key in (*FILE_KEYS, "project_root") if given[key]}
-    if given["coordinates"]:
-        files["coordinates"] = sorted(entry.path for entry in _matching(data_path(settings, given["coordinates"])))
     if given["cs"]:
         files["cs"] = [data_path(settings, path) for path in given["cs"]]
     if settings["input"]["kind"] == "simulation" and settings["simulate"]["molecule"] != "demo":
@@ -42,6 +41,11 @@ def picks(settings: Settings) -> dict[str, str]:
     return {"coordinates": data_path(settings, pattern)} if pattern else {}
 
 
+def pick_files(settings: Settings) -> list[str]:
+    """The pick files that the pattern finds, in order."""
+    return sorted(entry.path for pattern in picks(settings).values() for entry in _matching(pattern))
+
+
 def picks_version(settings: Settings) -> str | None:
     """Hash names, sizes and times of the pick files, so that a change of them reruns extraction without thousands of files being inputs of a job."""
     digest = hashlib.sha256()
@@ -55,9 +59,10 @@ def picks_version(settings: Settings) -> str | None:
 def _matching(pattern: str) -> Iterator["os.DirEntry[str]"]:
     """Files that a pattern finds; only its last part may have * or ? in it. The folder is read once: no file is asked after by itself."""
     folder, name = os.path.split(pattern)
+    is_found = re.compile(translate(name)).match
     if Path(folder).is_dir():
         with os.scandir(Path(folder)) as entries:
-            yield from (entry for entry in entries if fnmatchcase(entry.name, name))
+            yield from (entry for entry in entries if is_found(entry.name))
 
 
 def check_inputs(configuration: Configuration) -> None:
@@ -83,10 +88,7 @@ def _indented(lines: list[str]) -> list[str]:
 
 
 def _missing(settings: Settings) -> list[str]:
-    missing = []
+    missing = [f"input.coordinates: nothing matches {pattern}" for pattern in picks(settings).values() if not any(_matching(pattern))]
     for key, paths in input_files(settings).items():
-        if key == "coordinates":
-            missing += [] if paths else [f"input.coordinates: nothing matches {data_path(settings, settings['input']['coordinates'])}"]
-            continue
         missing += [f"{key}: {path}" for path in ([paths] if isinstance(paths, str) else paths) if not Path(path).exists()]
     return missing
