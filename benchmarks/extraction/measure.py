@@ -52,7 +52,7 @@ def main() -> None:
 
 def measure_speed(scratch: Path, *, quick: bool) -> None:
     """Every box, with and without rescaling, on one core and two."""
-    count, size, repeats = (4, 2048, 1) if quick else (12, 4096, 3)
+    count, size, repeats = (4, 2048, 1) if quick else (12, 4096, 2)
     for box, scale in BOXES:
         per_micrograph = ({64: 2500, 128: 800, 256: 300, 384: 120} if quick else {64: 8000, 128: 3000, 256: 1000, 384: 500})[box]
         for cores in (1, 2):

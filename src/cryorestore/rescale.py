@@ -1,7 +1,6 @@
 """Rescaling by a Fourier crop that keeps grey values, as RELION's."""
 
 import numpy as np
-import scipy.fft
 from numpy.typing import NDArray
 
 _SAMPLED = 8
@@ -18,6 +17,8 @@ def fourier_crop(images: NDArray[np.float32], box_size: int, *, overwrite: bool 
     from_box = images.shape[-1]
     if box_size == from_box:
         return images
+    import scipy.fft  # imported here: it takes long, and most data sets keep their size
+
     half = box_size // 2
     levels = images[..., ::_SAMPLED, ::_SAMPLED].mean((-2, -1), keepdims=True)
     ft = scipy.fft.rfft(np.subtract(images, levels, out=images if overwrite else None), axis=-1, norm="forward")[..., : half + 1]
