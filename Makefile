@@ -29,7 +29,7 @@ export MKL_NUM_THREADS ?= 1
 export MPLBACKEND := Agg
 export PYTHONNOUSERSITE := 1
 
-.PHONY: help setup demo demo-real test bench-extraction bench-extraction-quick test-slurm soak check lint types unit docs lock clean clean-results distclean
+.PHONY: help setup demo demo-short demo-real test bench-extraction bench-extraction-quick test-slurm soak check lint types unit docs lock clean clean-results distclean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -39,6 +39,10 @@ setup: $(PRODUCT) $(DEV) $(PEERS) ## make both environments
 demo: $(PRODUCT) $(PEERS) ## the whole chain on the embedded demo (2 cores, no download of data)
 	$(BIN)/snakemake --profile profiles/local --config datasets='[demo]'
 	@$(call print_headline,demo)
+
+demo-short: $(PRODUCT) $(PEERS) ## the demo with fewer particles and less training, in some minutes; its figures are worth nothing
+	$(BIN)/snakemake --profile profiles/local --configfile config/test/short.yaml
+	@$(call print_headline,short/demo)
 
 demo-real: $(PRODUCT) $(PEERS) ## the whole chain on experimental apoferritin micrographs (EMPIAR-10146; docs/datasets.md)
 	$(BIN)/snakemake --profile profiles/local --config datasets='[empiar-10146]'
