@@ -1,6 +1,6 @@
 """Extraction and normalization, micrograph to normalized stack on disk, against relion_preprocess on the same micrographs and cores.
 
-usage: python benchmarks/extraction/measure.py [--quick | --memory] [--folder SCRATCH]
+usage: python benchmarks/extraction/measure.py [--quick | --memory] [--cores N ...] [--folder SCRATCH]
 
 Both are run as processes, by turns, and timed from outside: ours are two, `cryorestore extract-particles` and `cryorestore normalize-particles`.
 What a process costs before it does anything (its imports) is counted and also given apart. Peak memory is the larger of the two processes' maximum
@@ -41,23 +41,24 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--cores", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as scratch:
         if options.memory:
             measure_memory(Path(scratch))
         else:
-            measure_speed(Path(scratch), quick=options.quick)
+            measure_speed(Path(scratch), quick=options.quick, cores=options.cores)
 
 
-def measure_speed(scratch: Path, *, quick: bool) -> None:
-    """Every box, with and without rescaling, on one core and two."""
+def measure_speed(scratch: Path, *, quick: bool, cores: list[int]) -> None:
+    """Every box, with and without rescaling, on as many cores as are listed."""
     count, size, repeats = (4, 2048, 1) if quick else (12, 4096, 2)
     for box, scale in BOXES:
         per_micrograph = ({64: 2500, 128: 800, 256: 300, 384: 120} if quick else {64: 8000, 128: 3000, 256: 1000, 384: 500})[box]
-        for cores in (1, 2):
-            content = {"micrographs": count, "size": size, "per_micrograph": per_micrograph, "box": box, "scale": scale, "cores": cores}
-            name = f"box {box}, scale {scale or box}, {cores} core{'s' * (cores > 1)}{', quick' * quick}"
+        for number in cores:
+            content = {"micrographs": count, "size": size, "per_micrograph": per_micrograph, "box": box, "scale": scale, "cores": number}
+            name = f"box {box}, scale {scale or box}, {number} core{'s' * (number > 1)}{', quick' * quick}"
             measure_cell(name, content | {"repeats": repeats}, lambda cell: speed_cell(scratch, cell))
 
 
