@@ -176,8 +176,32 @@ def page(run: dict[str, Any], found: dict[str, Any]) -> str:
             "changes with their names, sizes and times. A test (`tests/workflow/test_bulk.py`) plans 200 data sets of 2,000 micrographs each, with",
             "pick files, and demands at most 30 s of processor time.",
             "",
+            *queue(json.loads((ROOT / "benchmarks/slurm/results.json").read_text(encoding="utf-8"))),
         ]
     )
+
+
+def queue(found: dict[str, Any]) -> list[str]:
+    """What a job costs in a queue, and how many a data set submits."""
+    seconds = [f"| {name} | {value:.1f} |" for name, value in found["seconds_per_job"].items()]
+    counts = [f"| {name} | {each['jobs']} | {each['submitted']} |" for name, each in found["jobs_per_data_set"].items()]
+    return [
+        "## The queue",
+        "",
+        f"Command: `{found['command']}` ({found['processors']} cores; commit {found['commit'][:12]}), on the SLURM of the tests, which is empty: a real queue's",
+        "waiting comes on top. A job that does nothing costs, with the profile as shipped and with a look at the queue every second:",
+        "",
+        "| jobs | seconds each |",
+        "|---|---|",
+        *seconds,
+        "",
+        "Short steps travel together in one job (`groups` in the profile), and a few run where Snakemake runs:",
+        "",
+        "| data set | jobs | of them submitted to SLURM, with groups |",
+        "|---|---|---|",
+        *counts,
+        "",
+    ]
 
 
 if __name__ == "__main__":
