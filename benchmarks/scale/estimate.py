@@ -188,8 +188,8 @@ def queue(found: dict[str, Any]) -> list[str]:
     return [
         "## The queue",
         "",
-        f"Command: `{found['command']}` ({found['processors']} cores; commit {found['commit'][:12]}), on the SLURM of the tests, which is empty: a real queue's",
-        "waiting comes on top. A job that does nothing costs, with the profile as shipped and with a look at the queue every second:",
+        f"Command: `{found['command']}` ({found['processors']} cores; commit {found['commit'][:12]}),",
+        "on the SLURM of the tests, which is empty: a real queue's waiting comes on top. A job that does nothing costs, with the profile as shipped and with a look at the queue every second:",
         "",
         "| jobs | seconds each |",
         "|---|---|",
