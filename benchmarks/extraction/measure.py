@@ -34,6 +34,9 @@ OPTICS |= {"rlnVoltage": "300.0", "rlnSphericalAberration": "2.7", "rlnAmplitude
 CTF = {"rlnDefocusU": "15000.0", "rlnDefocusV": "14500.0", "rlnDefocusAngle": "10.0", "rlnPhaseShift": "0.0"}
 OURS = [sys.executable, "-c", "from cryorestore.cli import main; main()"]
 IMPORTS = "import cryorestore.{module}"
+LAUNCH = "import os, subprocess, sys; code = subprocess.call(sys.argv[1:]); u = os.times(); import resource; "
+LAUNCH += "print(code, u.children_user + u.children_system, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+"""A small process between this one and what it measures: a program's maximum resident set includes that of the process that it was forked from"""
 
 
 def main() -> None:
@@ -136,15 +139,13 @@ def run_all(commands: list[list[str]], folder: Path, cores: int) -> dict:
     seconds, processor, peak = 0.0, 0.0, 0.0
     for command in commands:
         begin = time.monotonic()
-        with subprocess.Popen([*prefix, *command], cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
-            message = process.stderr.read() if process.stderr else b""
-            _, status, usage = os.wait4(process.pid, 0)
-            process.returncode = os.waitstatus_to_exitcode(status)
+        done = subprocess.run([sys.executable, "-S", "-c", LAUNCH, *prefix, *command], cwd=folder, env=environment, capture_output=True, text=True)
         seconds += time.monotonic() - begin
-        if process.returncode:
-            raise SystemExit(f"{' '.join(command)}: exit code {process.returncode}\n{message.decode(errors='replace')[-2000:]}")
-        processor += usage.ru_utime + usage.ru_stime
-        peak = max(peak, usage.ru_maxrss / 1024)
+        code, spent, resident = done.stdout.split()[-3:]
+        if code != "0":
+            raise SystemExit(f"{' '.join(command)}: exit code {code}\n{done.stderr[-2000:]}")
+        processor += float(spent)
+        peak = max(peak, int(resident) / 1024)
     return {"seconds": round(seconds, 3), "processor_seconds": round(processor, 3), "peak_mb": round(peak, 1)}
 
 

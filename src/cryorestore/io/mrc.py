@@ -6,6 +6,7 @@ turns a header of a version it does not know away; hence the own header here, wi
 
 import math
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -201,16 +202,21 @@ class MrcStackWriter:
         self.written = 0
         self.hashes: list[str] = []
         self._statistics = Statistics()
+        self._writing: Future[int] | None = None
         self._exit = ExitStack()
 
     def __enter__(self) -> Self:
         self._temporary = self._exit.enter_context(atomic_path(self.path))
         self._handle = self._exit.enter_context(self._temporary.open("wb"))
         self._handle.write(bytes(HEADER_BYTES))
+        self._thread = self._exit.enter_context(ThreadPoolExecutor(1))
         return self
 
     def append(self, images: ArrayLike | StoredImages) -> None:
-        """Add images (k, box, box) or one image (box, box); images of the stack's type may come measured (`stored_images`)."""
+        """Add images (k, box, box) or one image (box, box); images of the stack's type may come measured (`stored_images`).
+
+        Measured ones are written while the caller goes on, who must not change them any more.
+        """
         values = images.values if isinstance(images, StoredImages) else np.asarray(images)
         values = values[None] if values.ndim == 2 else values
         if values.shape[1:] != (self.box_size, self.box_size) or self.written + len(values) > self.count:
@@ -222,20 +228,29 @@ class MrcStackWriter:
         refuse_not_finite(self.path, stored)
         self._statistics = merged([self._statistics, *stored.statistics])
         self.hashes += stored.hashes
-        self._handle.write(stored.values.data)
+        self._wait()
+        self._writing = self._thread.submit(self._handle.write, stored.values.data)
+        if stored is not images:
+            self._wait()
         self.written += len(values)
 
+    def _wait(self) -> None:
+        """Until the last images are written."""
+        if self._writing is not None:
+            self._writing.result()
+
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        if error is None and self.written != self.count:
-            error = CryorestoreError(f"{self.path}: {self.written} images were written, expected {self.count}; nothing is kept")
-            self._exit.__exit__(type(error), error, None)
-            raise error
-        if error is None:
+        if error is not None:
+            self._exit.__exit__(kind, error, traceback)
+            return
+        with self._exit:
+            if self.written != self.count:
+                raise CryorestoreError(f"{self.path}: {self.written} images were written, expected {self.count}; nothing is kept")
+            self._wait()
             self._handle.seek(0)
             self._handle.write(
                 stack_header(count=self.count, box_size=self.box_size, pixel_size=self.pixel_size, dtype=self.dtype, statistics=self._statistics)
             )
-        self._exit.__exit__(kind, error, traceback)
 
 
 def stack_header(*, count: int, box_size: int, pixel_size: float | None, dtype: np.dtype[np.generic], statistics: Statistics) -> bytes:

@@ -3,12 +3,12 @@
 A row of a refinement's table is about 430 characters, and rows resemble each other: zlib's fastest level keeps a third or less of them.
 """
 
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
+from zlib_ng import zlib_ng
 
 CHUNK = 1024
 """lines compressed together; a table of no more than these stays plain"""
@@ -126,8 +126,8 @@ def pack_lines(lines: Iterable[str]) -> PackedLines:
 
 
 def _packed(lines: list[str]) -> bytes:
-    return zlib.compress("\n".join(lines).encode(_ENCODING, _ERRORS), _LEVEL)
+    return zlib_ng.compress("\n".join(lines).encode(_ENCODING, _ERRORS), _LEVEL)
 
 
 def _unpacked(chunk: bytes) -> list[str]:
-    return zlib.decompress(chunk).decode(_ENCODING, _ERRORS).split("\n")
+    return zlib_ng.decompress(chunk).decode(_ENCODING, _ERRORS).split("\n")

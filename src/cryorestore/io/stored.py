@@ -1,7 +1,6 @@
 """Images in the form in which a stack holds them, with the statistics of its header and a hash of every image."""
 
 import math
-import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import reduce
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from zlib_ng import zlib_ng
 
 from cryorestore.compiled import compiled
 from cryorestore.errors import CryorestoreError
@@ -54,7 +54,7 @@ class StoredImages:
     """(n,), whether an image holds neither NaN nor an infinite value"""
 
     hashes: list[str]
-    """zlib.crc32 of each image's bytes as 8 hexadecimal digits"""
+    """CRC-32 (zlib's) of each image's bytes as 8 hexadecimal digits"""
 
 
 def stored_images(images: NDArray[np.generic], dtype: np.dtype[np.generic]) -> StoredImages:
@@ -92,8 +92,8 @@ def _measure(images: NDArray[np.float32], measured: NDArray[np.float64]) -> None
 
 
 def image_hashes(values: NDArray[np.generic]) -> list[str]:
-    """zlib.crc32 of the bytes of each image of a contiguous stack (n, ...), as 8 hexadecimal digits."""
-    return [f"{zlib.crc32(image):08x}" for image in values]
+    """The CRC-32 (zlib's) of the bytes of each image of a contiguous stack (n, ...), as 8 hexadecimal digits."""
+    return [f"{zlib_ng.crc32(image):08x}" for image in values]
 
 
 def merged(statistics: Iterable[Statistics]) -> Statistics:
