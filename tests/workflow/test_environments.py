@@ -49,7 +49,7 @@ def test_an_environment_holds_what_its_steps_import():
     from cryorestore.config.sources import _closure, _file_of
     from cryorestore.config.steps import STEPS
 
-    package_of = {"yaml": "pyyaml", "PIL": "pillow"}
+    package_of = {"yaml": "pyyaml", "PIL": "pillow", "zlib_ng": "zlib-ng"}
     for rule in RULES:
         name, environment = rule.split(":")[0], re.search(r"envs/(\w+)\.yaml", rule)[1]
         modules = [*_closure(STEPS[name].module), "logs", "errors", "provenance", "steps"]
