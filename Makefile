@@ -29,7 +29,7 @@ export MKL_NUM_THREADS ?= 1
 export MPLBACKEND := Agg
 export PYTHONNOUSERSITE := 1
 
-.PHONY: help setup demo demo-short demo-real test bench-extraction bench-extraction-quick test-slurm soak check lint types unit docs lock clean clean-results distclean
+.PHONY: $(shell grep -oE '^[a-z-]+:' $(firstword $(MAKEFILE_LIST)) | tr -d :)
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -43,6 +43,10 @@ demo: $(PRODUCT) $(PEERS) ## the whole chain on the embedded demo (2 cores, no d
 demo-short: $(PRODUCT) $(PEERS) ## the demo with fewer particles and less training, in some minutes; its figures are worth nothing
 	$(BIN)/snakemake --profile profiles/local --configfile config/test/short.yaml
 	@$(call print_headline,short/demo)
+
+demo-full: $(PRODUCT) $(PEERS) ## the demo with every control, those that train included (at most 45 minutes on 2 cores)
+	$(BIN)/snakemake --profile profiles/local --config datasets='[demo]' controls='{level: full}'
+	@$(call print_headline,demo)
 
 demo-real: $(PRODUCT) $(PEERS) ## the whole chain on experimental apoferritin micrographs (EMPIAR-10146; docs/datasets.md)
 	$(BIN)/snakemake --profile profiles/local --config datasets='[empiar-10146]'

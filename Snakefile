@@ -31,6 +31,7 @@ wildcard_constraints:
     stack=r"raw|restored\.[a-z0-9+-]+",
     method="[a-z0-9+-]+",
     half="[12]",
+    change=one_of(cryorestore.config.CHANGED_MAPS),
 
 
 localrules:
@@ -38,6 +39,7 @@ localrules:
     reprocess,
     restore,
     reconstruct,
+    controls,
     report,
 
 
@@ -65,6 +67,12 @@ rule reconstruct:
     """Half-maps and FSC curves, raw and restored."""
     input:
         reconstruct_targets(),
+
+
+rule controls:
+    """Every control of every method, by the level that the configuration asks for."""
+    input:
+        control_targets(),
 
 
 rule report:

@@ -38,13 +38,13 @@ def datasets_restored_in(several_shards):
 # Parameters
 
 
-def step_parameters(step):
-    """The keywords that a step's function gets from the settings."""
+def step_parameters(step, half=None):
+    """The keywords that a step's function gets from the settings; `half` is that of the job, where no wildcard says it."""
 
     def parameters(wildcards):
-        half = int(wildcards.half) if "half" in wildcards.keys() else None
+        own = int(wildcards.half) if "half" in wildcards.keys() else half
         return cryorestore.config.step_parameters(
-            step, settings_of(wildcards), method=wildcards.get("method"), half=half
+            step, settings_of(wildcards), method=wildcards.get("method"), half=own
         )
 
     return parameters
@@ -61,6 +61,12 @@ def work_folder(wildcards, step):
     if "method" not in wildcards.keys():
         return folder
     return f"{folder}/{wildcards.method}_half{wildcards.half}"
+
+
+def control_work_folder(wildcards, step):
+    """As `work_folder`, of a training for a control."""
+    folder = f"{CONFIGURATION.results}/{wildcards.dataset}/work/{step}"
+    return f"{folder}/{wildcards.change}_{wildcards.method}_half{wildcards.half}"
 
 
 def dataset_methods(wildcards):
@@ -222,11 +228,24 @@ def network_input(wildcards):
     return weights
 
 
+def half_networks(wildcards, half, suffix=""):
+    """The weights of one half, where no wildcard says which; `suffix` is appended to their names."""
+    return {
+        f"{name}{suffix}": path.replace("{half}", str(half))
+        for name, path in network_input(wildcards).items()
+    }
+
+
 def both_networks(wildcards):
     """The weights of both halves: `diffusion_weights` becomes `diffusion_weights_1` and `diffusion_weights_2`."""
+    return half_networks(wildcards, 1, "_1") | half_networks(wildcards, 2, "_2")
+
+
+def changed_networks(wildcards):
+    """The weights of half 1 that were learned from a changed map."""
+    folder = "<results>/{dataset}/control.{change}.{method}/half1"
     return {
-        f"{name}_{half}": path.replace("{half}", half)
-        for half in "12"
+        name: f"{folder}/{os.path.basename(path)}"
         for name, path in network_input(wildcards).items()
     }
 
@@ -261,6 +280,13 @@ def true_map(wildcards):
     return cryorestore.config.input_files(settings)["reference_map"]
 
 
+def simulated_truth_map(wildcards):
+    """The true map where the data are simulated."""
+    if not is_simulated(settings_of(wildcards)):
+        return {}
+    return {"truth_map": "<results>/{dataset}/truth/truth_map.mrc"}
+
+
 def has_true_map(settings):
     return is_simulated(settings) or settings["input"]["reference_map"] is not None
 
@@ -289,6 +315,16 @@ def per_method(pattern):
     return lambda wildcards: [
         pattern.replace("{method}", name).replace("{dataset}", wildcards.dataset)
         for name in dataset_methods(wildcards)
+    ]
+
+
+def control_results(wildcards):
+    """The JSON of every control of every method."""
+    settings = settings_of(wildcards)
+    return [
+        f"<results>/{wildcards.dataset}/control.{name}.{method}/control.json"
+        for method in settings["denoisers"]
+        for name in cryorestore.config.control_names(settings)
     ]
 
 

@@ -5,7 +5,7 @@ rule write_summary:
         raw_fsc="<results>/{dataset}/raw/fsc.json",
         restored_fscs=per_method("<results>/{dataset}/restored.{method}/fsc.json"),
         evaluations=per_method("<results>/{dataset}/evaluation/{method}.json"),
-        controls=per_method("<results>/{dataset}/controls/{method}.json"),
+        controls=control_results,
     output:
         summary="<results>/{dataset}/summary.json",
         methods="<results>/{dataset}/methods.json",

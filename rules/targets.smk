@@ -21,7 +21,19 @@ def step_benchmarks(wildcards):
     halves = ["half1", "half2"]
     stacks = dataset_stacks(settings)
     curves = ["compute_fsc", "compute_truth_fsc"][: 1 + has_true_map(settings)]
-    scores = ["control_noise_only", "evaluate_restoration"]
+    changed = [
+        name
+        for name in cryorestore.config.control_names(settings)
+        if name in cryorestore.config.CHANGED_MAPS
+    ]
+    scores = [
+        *(
+            f"control_{name}"
+            for name in cryorestore.config.control_names(settings)
+            if name not in changed
+        ),
+        "evaluate_restoration",
+    ]
     jobs = [
         *(
             (step, [])
@@ -48,6 +60,25 @@ def step_benchmarks(wildcards):
             for step, *part in restoring_steps(settings["restore"]["shards"])
         ),
         *((step, [name]) for step in scores for name in methods),
+        *(
+            (step, [name, *half])
+            for step, half in (
+                ("make_control_maps", []),
+                ("make_control_pairs", ["half1"]),
+            )
+            for name in changed
+        ),
+        *(
+            (f"train_control_{network}", [change, name, "half1"])
+            for change in changed
+            for network in trained
+            for name in trained[network]
+        ),
+        *(
+            ("control_changed_map", [change, name])
+            for change in changed
+            for name in methods
+        ),
     ]
     return [
         f"benchmarks/{step}/{'_'.join([dataset, *parts])}.tsv" for step, parts in jobs
@@ -68,7 +99,17 @@ def step_provenance(wildcards):
         folders += [f"models/{name}/{half}" for half in halves]
     for name in settings["denoisers"]:
         folders += [f"restored.{name}", *(f"restored.{name}/{half}" for half in halves)]
-    folders += ["controls", "evaluation", "."]
+    folders += [
+        f"control.{control}.{name}"
+        for name in settings["denoisers"]
+        for control in cryorestore.config.control_names(settings)
+    ]
+    folders += [
+        f"control.{control}/half1"
+        for control in cryorestore.config.control_names(settings)
+        if control in cryorestore.config.CHANGED_MAPS
+    ]
+    folders += ["evaluation", "."]
     root = f"{CONFIGURATION.results}/{wildcards.dataset}"
     return [os.path.normpath(f"{root}/{folder}/provenance.json") for folder in folders]
 
@@ -133,6 +174,14 @@ def restored_tables(settings):
 
 
 restore_targets = partial(for_datasets, restored_tables)
+control_targets = partial(
+    for_datasets,
+    lambda settings: [
+        f"control.{name}.{method}/control.json"
+        for method in settings["denoisers"]
+        for name in cryorestore.config.control_names(settings)
+    ],
+)
 report_targets = partial(
     for_datasets,
     lambda settings: ["summary.json", "report.html"] if settings["denoisers"] else [],

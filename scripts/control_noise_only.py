@@ -1,6 +1,6 @@
 """Rule control_noise_only: networks and noise in, the control's verdict out."""
 
-from cryorestore.controls import control_noise_only
+from cryorestore.controls.noise_only import control_noise_only
 from cryorestore.logs import logged_step
 from cryorestore.steps import record_step
 

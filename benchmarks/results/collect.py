@@ -60,7 +60,7 @@ def collected(name: str, command: str) -> dict[str, Any]:
         methods[method]["scores"] = {key: evaluation.get(key) for key in KEPT}
         evidence = evaluation.get("evidence") or {}
         methods[method]["scores"]["evidence"] = {key: value for key, value in evidence.items() if isinstance(value, float)}
-        control = json.loads((results / f"controls/{method}.json").read_text())["noise_only"]
+        control = json.loads((results / f"control.noise_only.{method}/control.json").read_text())
         methods[method]["ungated_noise_fsc_mean"] = control["details"]["ungated_fsc_mean"]
     return {"command": command, "machine": f"{os.cpu_count()} cores, {platform.machine()}, no GPU", "seconds_wall": elapsed(name), "methods": methods}
 
@@ -81,7 +81,7 @@ def page() -> str:
         "# Results",
         "<!-- made by benchmarks/results/collect.py --page; do not edit -->",
         "Figures of this version, each with the command that made it. They are kept as JSON in `benchmarks/results/` and `benchmarks/samplers/`, "
-        "copied from the runs' `methods.json`, `evaluation/` and `controls/`; this page is made from those files.",
+        "copied from the runs' `methods.json`, `evaluation/` and the `control.json` of their controls; this page is made from those files.",
         "One run of one seed is one run of one seed: intervals are over particles, not over trainings. "
         "The resolution is that of the raw particles; what restored maps agree on among themselves is self-consistency ([validity](validity.md)).",
     ]
@@ -118,7 +118,7 @@ def run_section(run: dict[str, Any]) -> list[str]:
         last = [
             str(method["network_evaluations"]),
             number(method["truth_resolution_restored_05"]),
-            f"{'passed' if control['passed'] else 'failed'}, {100 * control['value']:.2f} % accepted",
+            f"{control['verdict']}, {100 * control['score']:.2f} % accepted",
             number(method["self_consistency_restored_0143"]),
         ]
         rows.append(score_row(f"`{name}`", method["scores"], "restored", last))

@@ -90,8 +90,8 @@ def _figures(folder: Path) -> dict[str, Any]:
     if (folder / "summary.json").exists():
         summary = read_json(folder / "summary.json")
         controls = summary["controls"]
-        passed = [name for name, control in controls.items() if control["passed"]]
-        failed = ", ".join(sorted(set(controls) - set(passed)))
+        passed = [name for name, control in controls.items() if control["verdict"] == "passed"]
+        failed = ", ".join(sorted(summary["failed_controls"]))
         return {name: summary[name] for name in FIGURES} | {"controls_passed": f"{len(passed)} of {len(controls)}", "controls_failed": failed}
     if (folder / "raw/fsc.json").exists():
         raw = read_json(folder / "raw/fsc.json")

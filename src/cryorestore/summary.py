@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.table import Table
 
 from cryorestore import __version__
+from cryorestore.controls.result import SELF_CONSISTENCY as SELF_CONSISTENCY  # written so for those who import it from here
 from cryorestore.errors import CryorestoreError
 from cryorestore.files import read_json, write_json
 from cryorestore.provenance import code_commit
 
-SELF_CONSISTENCY = "self_consistency_restored_0143"
 SELF_CONSISTENCY_NOTE = (
     "Half-map FSC of restored particles measures self-consistency, not resolution: the headline resolution is that of the raw particles."
 )
@@ -39,8 +39,10 @@ def write_summary(
 
     Parameters
     ----------
-    evaluations, controls, restored_fscs, restored_truth_fscs
-        JSON files, one a method, in the order of `denoisers`; the last may be empty (no truth), `controls` too (nothing was checked).
+    evaluations, restored_fscs, restored_truth_fscs
+        JSON files, one a method, in the order of `denoisers`; the last may be empty (no truth).
+    controls
+        JSON of every control of every method, in any order; may be empty (nothing was checked).
     raw_fsc, raw_truth_fsc
         JSON of the raw half-maps' FSC, and of their mean to the true map.
     benchmarks
@@ -53,10 +55,10 @@ def write_summary(
     Raises
     ------
     CryorestoreError
-        If the lists of files do not fit the methods.
+        If the lists of files do not fit the methods, or a control is of another method.
     """
     needed = {"evaluations": evaluations, "restored_fscs": restored_fscs}
-    optional = {name: paths for name, paths in (("controls", controls), ("restored_truth_fscs", restored_truth_fscs)) if len(paths)}
+    optional = {"restored_truth_fscs": restored_truth_fscs} if restored_truth_fscs else {}
     for name, paths in (needed | optional).items():
         if len(paths) != len(denoisers):
             raise CryorestoreError(f"{name}: found {len(paths)} files, expected one for each of {', '.join(denoisers)}; give them in that order")
@@ -74,12 +76,12 @@ def write_summary(
         "version": __version__,
         "commit": code_commit(),
     }
+    checked = _by_method(controls, denoisers)
     every: dict[str, dict[str, Any]] = {}
     for position, method in enumerate(denoisers):
-        checked = read_json(controls[position]) if controls else {}
         truth_fsc = read_json(restored_truth_fscs[position])["resolutions"].get("0.5") if restored_truth_fscs else None
         every[method] = common | {"method": method, "truth_resolution_restored_05": truth_fsc}
-        every[method] |= _scores(read_json(evaluations[position])) | _self_consistency(read_json(restored_fscs[position]), checked)
+        every[method] |= _scores(read_json(evaluations[position])) | _self_consistency(read_json(restored_fscs[position]), checked[method])
     write_json(summary, every[denoisers[0]])
     write_json(methods, every)
 
@@ -152,14 +154,15 @@ def resolution_text(resolution: float | None) -> str:
 
 
 def control_text(control: Mapping[str, Any]) -> str:
-    """One line on a control: passed or failed, and `control_value_text`."""
-    return f"{'passed' if control['passed'] else 'FAILED'} ({control_value_text(control)})"
+    """One line on a control: its verdict, and `control_value_text`."""
+    verdict = str(control["verdict"])
+    return f"{verdict.upper() if verdict == 'failed' else verdict} ({control_value_text(control)})"
 
 
 def control_value_text(control: Mapping[str, Any]) -> str:
-    """What a control measured, its value and its threshold."""
-    value, threshold = (f"{number:.4g}" if isinstance(number, int | float) else str(number) for number in (control["value"], control["threshold"]))
-    return f"{control.get('score', 'value')}: {value}, threshold {threshold}"
+    """What a control measured, its score and its threshold."""
+    score, threshold = ("none" if number is None else f"{number:.4g}" for number in (control["score"], control["threshold"]))
+    return f"{control['score_text']}: {score}, threshold {threshold}"
 
 
 def _scores(evaluation: Mapping[str, Any]) -> dict[str, Any]:
@@ -172,18 +175,34 @@ def _scores(evaluation: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _self_consistency(fsc: Mapping[str, Any], controls: Mapping[str, Any]) -> dict[str, Any]:
-    """The restored half-maps' crossing, withheld unless every control that gates it passed."""
-    gating = {name: control for name, control in controls.items() if control.get("gates") == SELF_CONSISTENCY}
-    failed = [f"control {name} failed: {control.get('reason') or 'no reason given'}" for name, control in gating.items() if not control.get("passed")]
+def _by_method(controls: Sequence[str | Path], denoisers: Sequence[str]) -> dict[str, dict[str, dict[str, Any]]]:
+    """The results of the controls by method and name."""
+    found: dict[str, dict[str, dict[str, Any]]] = {method: {} for method in denoisers}
+    for path in controls:
+        result = read_json(path)
+        if result["method"] not in found:
+            raise CryorestoreError(f"{path}: found a control of {result['method']}, expected one of {', '.join(denoisers)}; give those of this run")
+        found[result["method"]][result["name"]] = result
+    return found
+
+
+def _self_consistency(fsc: Mapping[str, Any], controls: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The restored half-maps' crossing, withheld unless a control that gates it passed and none failed."""
+    gating = {name: control for name, control in controls.items() if control["gates"] == SELF_CONSISTENCY}
+    failed = [f"control {name} failed: {control['text']}" for name, control in gating.items() if control["verdict"] == "failed"]
     value = fsc["resolutions"].get("0.143")
-    if not gating:
+    if not any(control["verdict"] != "not judged" for control in gating.values()):
         reason: str | None = "withheld: no control was run that would vouch for it"
     elif failed:
         reason = "withheld: " + "; ".join(failed)
     else:
         reason = "the curve never falls below 0.143" if value is None else None
-    return {SELF_CONSISTENCY: value if reason is None else None, "self_consistency_reason": reason, "controls": dict(controls)}
+    return {
+        SELF_CONSISTENCY: value if reason is None else None,
+        "self_consistency_reason": reason,
+        "controls": dict(controls),
+        "failed_controls": [name for name, control in controls.items() if control["verdict"] == "failed"],
+    }
 
 
 def _gpus(resources: str | None) -> int | None:

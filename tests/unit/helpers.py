@@ -1,4 +1,4 @@
-"""A small asymmetric map and particles of it, for the tests of what needs poses."""
+"""A small asymmetric map, particles of it, and half-sets that learned from such particles, for the tests of what needs poses."""
 
 import numpy as np
 import torch
@@ -7,9 +7,12 @@ from cryorestore.ctf import CtfParameters, ctf_2d
 from cryorestore.geometry import matrices_to_euler, random_rotations
 from cryorestore.io.mrc import MrcStackWriter
 from cryorestore.io.star import StarBlock, write_star
+from cryorestore.pairs import make_training_pairs
 from cryorestore.project import FourierVolume
+from cryorestore.reconstruct import reconstruct_map
 
 BOX, PIXEL = 32, 4.0
+POSES = {"rotation_sigma": 3.0, "shift_sigma": 2.0, "posterior_rotations": (48, 32, 32)}
 
 
 def blob_map(seed=0, box=BOX):
@@ -75,3 +78,18 @@ def write_particles(folder, data, *, extra=None):
     } | (extra or {})
     write_star(star, {"optics": StarBlock.from_columns(optics), "particles": StarBlock.from_columns(particles)})
     return star
+
+
+def prepare_half(folder, seed, *, count=120):
+    """One half: particles (the last ten are noise only), its maps, its reference."""
+    folder.mkdir()
+    data = simulate_particles(count, sigma=1.5, seed=seed)
+    data["images"][-10:] -= data["clean"][-10:]
+    extra = {"rlnCryorestoreRow": np.arange(count) * 2 + seed % 2, "rlnMicrographName": [f"mic{row % 7}.mrc" for row in range(count)]}
+    star = write_particles(folder, data, extra=extra)
+    maps = {name: folder / f"{name}.mrc" for name in ("map", "map_odd", "map_even")}
+    reconstruct_map(star=star, **maps, backend="native")
+    reference = {"reference_map": folder / "reference.mrc", "noise_json": folder / "noise.json"}
+    options = {"mask_radius": 50.0, "mask_edge": 8.0, "bg_radius": 12.0, "count": 60}
+    make_training_pairs(star=star, **maps, pairs=folder / "pairs.safetensors", **reference, **options, **POSES)
+    return {"folder": folder, "star": star, "data": data, "maps": maps, "reference": reference}

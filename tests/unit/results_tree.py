@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from cryorestore.baselines.wiener import estimate_signal_power
+from cryorestore.controls.result import ControlResult, Null
 from cryorestore.ctf import ctf_2d
 from cryorestore.evaluate import evaluate_restoration
 from cryorestore.files import write_json
@@ -54,7 +55,7 @@ class Tree:
     def summarize(self, *, truth: bool = True, controls: bool = True, denoisers: tuple[str, ...] = ("ours",)):
         files = {
             "evaluations": [self.root / f"evaluation/{name}.json" for name in denoisers],
-            "controls": [self.root / f"controls/{name}.json" for name in denoisers] if controls else [],
+            "controls": [self.root / f"control.noise_only.{name}/control.json" for name in denoisers] if controls else [],
             "raw_fsc": self.root / "raw/fsc.json",
             "restored_fscs": [self.root / f"restored.{name}/fsc.json" for name in denoisers],
             "benchmarks": sorted((self.root / "benchmarks").rglob("*.tsv")),
@@ -205,15 +206,17 @@ def _write_logs(root: Path, methods: tuple[str, ...], control_passed: bool) -> N
             rows = [[step, 16 * step, step / 10, 1 / step, "" if step % 5 else 1.1 / step, 1e-3] for step in range(1, 101)]
             _write_csv(root / f"models/ours/half{half}/{network}_history.csv", columns, rows)
     for method in methods:
-        control = {
-            "value": 0.0 if control_passed else 0.2,
-            "threshold": 0.005,
-            "passed": control_passed,
-            "score": "fraction of pure-noise images accepted by the evidence",
-            "gates": "self_consistency_restored_0143",
-            "reason": "0 % of the noise images accepted" if control_passed else "20 % of the noise images accepted",
-        }
-        write_json(root / f"controls/{method}.json", {"noise_only": control})
+        control = ControlResult(
+            name="noise_only",
+            method=method,
+            score=0.0 if control_passed else 0.2,
+            score_text="share of pure-noise images accepted by the evidence",
+            threshold=0.005,
+            null=Null("no image of noise is a particle", 0.0),
+            verdict="passed" if control_passed else "failed",
+            text=f"{0 if control_passed else 20} % of the noise images accepted",
+        )
+        control.write(root / f"control.noise_only.{method}/control.json", picture=None)
     for step, seconds, memory in (("train_diffusion", 60.0, 2048.0), ("restore_particles", 30.0, 512.0)):
         path = root / f"benchmarks/{step}/made_up_half1.tsv"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -19,7 +19,8 @@ SUMMARY = {
     "truth_resolution_restored_05": None,
     "seconds_total": 7200.0,
     "gpu_hours": 1.5,
-    "controls": {"noise_only": {"passed": False}, "other": {"passed": True}},
+    "controls": {"noise_only": {"verdict": "failed"}, "other": {"verdict": "passed"}},
+    "failed_controls": ["noise_only"],
 }
 
 

@@ -15,7 +15,7 @@ from cryorestore.errors import CryorestoreError
 
 ROOT = Path(__file__).parents[2]
 DATASETS = sorted(path.stem for path in (ROOT / "config/datasets").glob("*.yaml"))
-GIVEN_BY_THE_RULE = {"runtime_minutes", "benchmarks", "provenance", "dataset", "work_dir", "targets", "results", "logs"}
+GIVEN_BY_THE_RULE = {"change", "runtime_minutes", "benchmarks", "provenance", "dataset", "work_dir", "targets", "results", "logs"}
 
 
 def refusal(overrides):

@@ -6,42 +6,23 @@ import numpy as np
 import pytest
 import torch
 
-from cryorestore.controls import control_noise_only
 from cryorestore.errors import CryorestoreError
 from cryorestore.io.mrc import MrcStackReader
 from cryorestore.joining import join_particles
-from cryorestore.pairs import make_training_pairs
 from cryorestore.particles import ParticleTable
-from cryorestore.reconstruct import reconstruct_map
 from cryorestore.restore import Restorer, judge_evidence, restore_particles
 from cryorestore.sharding import gather_shards, shard_files, shard_rows
-from helpers import BOX, simulate_particles, write_particles
+from helpers import BOX, POSES, prepare_half
 
 pytestmark = pytest.mark.slow
 
-POSES = {"rotation_sigma": 3.0, "shift_sigma": 2.0, "posterior_rotations": (48, 32, 32)}
 COUNT = 120
-
-
-def prepare(folder, seed):
-    """One half: particles (the last ten are noise only), its maps, its reference."""
-    folder.mkdir()
-    data = simulate_particles(COUNT, sigma=1.5, seed=seed)
-    data["images"][-10:] -= data["clean"][-10:]
-    extra = {"rlnCryorestoreRow": np.arange(COUNT) * 2 + seed % 2, "rlnMicrographName": [f"mic{row % 7}.mrc" for row in range(COUNT)]}
-    star = write_particles(folder, data, extra=extra)
-    maps = {name: folder / f"{name}.mrc" for name in ("map", "map_odd", "map_even")}
-    reconstruct_map(star=star, **maps, backend="native")
-    reference = {"reference_map": folder / "reference.mrc", "noise_json": folder / "noise.json"}
-    options = {"mask_radius": 50.0, "mask_edge": 8.0, "bg_radius": 12.0, "count": 60}
-    make_training_pairs(star=star, **maps, pairs=folder / "pairs.safetensors", **reference, **options, **POSES)
-    return {"folder": folder, "star": star, "data": data, "reference": reference}
 
 
 @pytest.fixture(scope="module")
 def halves(tmp_path_factory):
     folder = tmp_path_factory.mktemp("halves")
-    return [prepare(folder / f"half{seed}", seed) for seed in (1, 2)]
+    return [prepare_half(folder / f"half{seed}", seed) for seed in (1, 2)]
 
 
 def restore(half, folder, outputs=None, **options):
@@ -220,20 +201,3 @@ def test_evidence_is_a_probability_and_its_absence_accepts():
     probability, accepted = judge_evidence(np.array([0.0, 1000.0, -1000.0, np.nan]), threshold=0.5)
     assert probability[:3].tolist() == [0.5, 1.0, pytest.approx(0.0)]
     assert accepted.tolist() == [False, True, False, True]
-
-
-def control(halves, tmp_path, condition):
-    keys = {f"{name}_{number}": half["reference"][name] for number, half in enumerate(halves, 1) for name in ("reference_map", "noise_json")}
-    stars = {f"half{number}_star": half["star"] for number, half in enumerate(halves, 1)}
-    options = {"sampler": "mean", "sampler_steps": 1, "images": 100, "mask_radius": 50.0, "mask_edge": 8.0}
-    control_noise_only(**stars, **keys, control=tmp_path / "control.json", condition=condition, **options, **POSES)
-    return json.loads((tmp_path / "control.json").read_text())["noise_only"]
-
-
-def test_the_noise_only_control_passes_with_evidence_and_shows_what_gating_prevents(halves, tmp_path):
-    verdict = control(halves, tmp_path, ["mean", "deviation"])
-    assert verdict["passed"] is True
-    assert verdict["value"] <= verdict["threshold"] == 0.005
-    assert verdict["kept"] >= 0.95
-    # ungated, the restored noise of two independent halves reproduces their maps: invented agreement
-    assert np.mean(verdict["details"]["ungated_fsc"][2:8]) > 0.5

@@ -10,6 +10,8 @@ import yaml
 from cryorestore.config import STEPS, input_files, load_configuration
 
 ROOT = Path(__file__).parents[2]
+CONTROLS = {"control_noise_only", "control_phase_randomised", "control_shared_network"}
+FULL_ON_GPUS = {"control_changed_map", "control_junk", "train_control_diffusion", "train_control_postprocess"}
 DATASETS = sorted(path.stem for path in (ROOT / "config/datasets").glob("*.yaml"))
 
 
@@ -58,7 +60,8 @@ def test_all_shipped_data_sets_are_planned_in_one_run(tmp_path):
     [
         ("restore", {"write_report", "compute_fsc", "evaluate_restoration"}, {"join_particles", "train_postprocess"}),
         ("reconstruct", {"write_report", "evaluate_restoration"}, {"compute_fsc", "compute_truth_fsc"}),
-        ("report", set(), {"write_report", "write_summary", "control_noise_only"}),
+        ("controls", {"write_report", "evaluate_restoration"}, CONTROLS | {"control_raw"}),
+        ("report", set(), {"write_report", "write_summary", *CONTROLS}),
     ],
 )
 def test_each_target_plans_its_own_part(tmp_path, target, absent, present):
@@ -74,6 +77,20 @@ def test_methods_stand_side_by_side_and_one_without_network_trains_nothing(tmp_p
     assert done.returncode == 0, done.stderr
     jobs = job_counts(done.stdout + done.stderr)
     assert (jobs["train_diffusion"], jobs["train_postprocess"], jobs["restore_particles"], jobs["make_training_pairs"]) == (4, 2, 6, 2)
+
+
+def test_full_controls_train_on_changed_maps_and_basic_ones_train_nothing(tmp_path):
+    settings = ("--config", "denoisers=[ours,map-bayes]")
+    basic = dry_run(tmp_path, "report", *settings)
+    assert basic.returncode == 0, basic.stderr
+    assert not {"train_control_diffusion", "make_control_maps", "control_junk"} & job_counts(basic.stdout + basic.stderr).keys()
+    full = dry_run(tmp_path, "report", *settings, "controls={level: full}")
+    assert full.returncode == 0, full.stderr
+    jobs = job_counts(full.stdout + full.stderr)
+    found = {
+        name: jobs[name] for name in ("make_control_maps", "make_control_pairs", "train_control_diffusion", "control_changed_map", "control_junk")
+    }
+    assert found == {"make_control_maps": 3, "make_control_pairs": 3, "train_control_diffusion": 3, "control_changed_map": 6, "control_junk": 2}
 
 
 def test_shards_take_jobs_of_their_own_and_one_shard_takes_none(tmp_path):
@@ -156,7 +173,7 @@ def test_every_step_has_a_rule_and_a_script_of_its_name():
 def test_the_slurm_profile_goes_to_the_gpu_partition_where_networks_run():
     profile = yaml.safe_load((ROOT / "profiles/slurm/config.yaml").read_text())
     asking = {rule for rule, resources in profile["set-resources"].items() if resources["slurm_partition"] == "gpu"}
-    assert asking == {"train_diffusion", "train_postprocess", "restore_particles", "restore_shard", "restore_unposed", "control_noise_only"}
+    assert asking == {"train_diffusion", "train_postprocess", "restore_particles", "restore_shard", "restore_unposed", *CONTROLS, *FULL_ON_GPUS}
     assert profile["rerun-triggers"] == ["mtime", "params", "input", "code"]
 
 

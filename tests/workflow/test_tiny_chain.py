@@ -101,7 +101,7 @@ def test_the_summary_has_its_figures_and_the_headline_is_the_raw_one(results):
 
 def test_a_method_without_evidence_reports_no_self_consistency(results):
     methods = json.loads((results / "methods.json").read_text())
-    assert methods["sr3+post"]["controls"]["noise_only"]["passed"] is False
+    assert methods["sr3+post"]["controls"]["noise_only"]["verdict"] == "failed"
     assert methods["sr3+post"]["self_consistency_restored_0143"] is None
     assert "evidence" in methods["sr3+post"]["self_consistency_reason"]
 

@@ -10,6 +10,11 @@ from cryorestore.config.problems import Settings
 EMBEDDED_MOLECULE = "demo"
 HALF_SEED = 1000
 """Added to the seed once per half: networks that start alike invent alike."""
+BASIC_CONTROLS = ("noise_only", "phase_randomised", "shared_network", "raw")
+FULL_CONTROLS = ("wrong_structure", "wrong_conformer", "omitted_domain", "junk", "particle_number")
+"""Those that take longer, some of them by training."""
+CHANGED_MAPS = ("wrong_structure", "wrong_conformer", "omitted_domain")
+"""Controls that train on a changed map; they share one rule."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,22 @@ STEPS = {
     "gather_shards": Step("sharding", "gather_shards", "Put the restored parts of a half together."),
     "restore_unposed": Step("restore", "restore_particles", "Restore the particles of a half that have no pose, by a method that needs none."),
     "join_particles": Step("joining", "join_particles", "Join two restored halves in the order of their source."),
-    "control_noise_only": Step("controls", "control_noise_only", "Put noise through a method and see that none is taken for a particle."),
+    "control_noise_only": Step("controls.noise_only", "control_noise_only", "Put noise through a method and see that none is taken for a particle."),
+    "control_phase_randomised": Step(
+        "controls.phase_randomised", "control_phase_randomised", "Randomise phases of particles and see from where on their map does not care."
+    ),
+    "control_shared_network": Step(
+        "controls.shared_network", "control_shared_network", "Restore half 2 with half 1's network and see what that would claim."
+    ),
+    "control_raw": Step("controls.raw_poses", "control_raw", "Hold restored half-maps to what raw ones show at the same poses."),
+    "make_control_maps": Step("controls.changed_map", "make_control_maps", "Change the maps of a half, so that what is learned from them is wrong."),
+    "control_changed_map": Step(
+        "controls.changed_map", "control_changed_map", "Restore by what was learned from a changed map and see whose structure comes out."
+    ),
+    "control_junk": Step("controls.junk", "control_junk", "Mix particles with structured junk and see how much the evidence accepts."),
+    "control_particle_number": Step(
+        "controls.particle_number", "control_particle_number", "Reconstruct from fewer and fewer particles and see where half-maps cross."
+    ),
     "evaluate_restoration": Step("evaluate", "evaluate_restoration", "Score a method on held-out particles."),
     "write_summary": Step("summary", "write_summary", "Write the flat summary of a data set."),
     "write_report": Step("report", "write_report", "Write the report of a data set."),
@@ -66,7 +86,7 @@ def step_parameters(step: str, settings: Settings, *, method: str | None = None,
     """
     chosen: Settings = {**settings, "seed": settings["seed"] + HALF_SEED * (half or 0)}
     if method is not None:
-        chosen = {**chosen, "method": settings["methods"][method]}
+        chosen = {**chosen, "method": settings["methods"][method], "method_name": method}
     return _PARAMETERS[step](chosen)
 
 
@@ -210,8 +230,27 @@ def _restore_particles(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _control_noise_only(settings: Settings) -> dict[str, Any]:
-    return {**settings["controls"]["noise_only"], **_restore_particles(settings), **_mask(settings)}
+def control_names(settings: Settings) -> list[str]:
+    """The controls of every method of this run."""
+    return [*BASIC_CONTROLS, *(FULL_CONTROLS if settings["controls"]["level"] == "full" else ())]
+
+
+def _method_name(settings: Settings) -> dict[str, Any]:
+    return {"method": settings["method_name"]}
+
+
+def _control(name: str) -> Callable[[Settings], dict[str, Any]]:
+    """Keywords of a control that restores particles."""
+    return lambda settings: {**settings["controls"][name], **_method_name(settings), **_restore_particles(settings), **_mask(settings)}
+
+
+def _control_particle_number(settings: Settings) -> dict[str, Any]:
+    common = {"threads": settings["compute"]["threads"], "seed": settings["seed"]}
+    return {**settings["controls"]["particle_number"], **_method_name(settings), **_mask(settings), **common}
+
+
+def _make_control_maps(settings: Settings) -> dict[str, Any]:
+    return {"mask_radius": settings["mask"]["radius"]}
 
 
 def _evaluate_restoration(settings: Settings) -> dict[str, Any]:
@@ -257,7 +296,14 @@ _PARAMETERS: dict[str, Callable[[Settings], dict[str, Any]]] = {
     "gather_shards": _none,
     "restore_unposed": _restore_particles,
     "join_particles": _none,
-    "control_noise_only": _control_noise_only,
+    "control_noise_only": _control("noise_only"),
+    "control_phase_randomised": _control("phase_randomised"),
+    "control_shared_network": _control("shared_network"),
+    "control_raw": _method_name,
+    "make_control_maps": _make_control_maps,
+    "control_changed_map": _control("changed_map"),
+    "control_junk": _control("junk"),
+    "control_particle_number": _control_particle_number,
     "evaluate_restoration": _evaluate_restoration,
     "write_summary": _write_summary,
     "write_report": _write_report,

@@ -18,11 +18,11 @@ class Card:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Sentences, large figures, the controls as (name, passed, text, reason), and what the restored half-maps' FSC is worth."""
+    """Sentences, large figures, the controls as (name, verdict, figures, text), and what the restored half-maps' FSC is worth."""
 
     sentences: list[str] = field(default_factory=list)
     cards: list[Card] = field(default_factory=list)
-    controls: list[tuple[str, bool, str, str]] = field(default_factory=list)
+    controls: list[tuple[str, str, str, str]] = field(default_factory=list)
     note: str = SELF_CONSISTENCY_NOTE
 
 
@@ -47,11 +47,11 @@ def write_verdict(summary: Mapping[str, Any], evaluation: Mapping[str, Any], *, 
     if has_true_map:
         sentences.append(_map_sentence(summary["truth_resolution_raw_05"], summary["truth_resolution_restored_05"]))
     controls = [
-        (name.replace("_", " "), bool(control["passed"]), control_value_text(control), str(control.get("reason") or ""))
+        (name.replace("_", " "), str(control["verdict"]), control_value_text(control), str(control["text"]))
         for name, control in summary["controls"].items()
     ]
-    sentences.append(_control_sentence(controls))
-    passed = sum(control[1] for control in controls)
+    sentences.insert(1, _control_sentence(controls))
+    passed = sum(control[1] == "passed" for control in controls)
     cards.append(Card("Controls passed", f"{passed} of {len(controls)}", ", ".join(control[0] for control in controls) or "none was run"))
     return Verdict(sentences, cards, controls, _consistency_note(summary))
 
@@ -114,13 +114,13 @@ def _map_sentence(raw: float | None, restored: float | None) -> str:
     return f"Against the true map, FSC 0.5 is reached at {resolution_text(raw)} (raw) and {resolution_text(restored)} (restored), {comparison}."
 
 
-def _control_sentence(controls: list[tuple[str, bool, str, str]]) -> str:
-    failed = [name for name, passed, _, _ in controls if not passed]
+def _control_sentence(controls: list[tuple[str, str, str, str]]) -> str:
+    failed = [name for name, verdict, _, _ in controls if verdict == "failed"]
     if not controls:
         return "No control was run: treat the restored particles as pictures only."
     if failed:
         return f"Failed controls: {', '.join(failed)}. Do not draw conclusions from the restored map."
-    return f"Passed controls: {', '.join(name for name, _, _, _ in controls)}."
+    return f"Passed controls: {', '.join(name for name, verdict, _, _ in controls if verdict == 'passed')}."
 
 
 def _consistency_note(summary: Mapping[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """FSC curves as files: CSV, RELION's STAR and EMDB's XML."""
 
+import csv
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +33,12 @@ def write_curves_csv(path: str | Path, curves: MaskedCurves) -> None:
         rows.append(f"{shell},{frequency:.6f},{f'{1 / frequency:.4f}' if frequency else 'inf'},{','.join(cells)}")
     with atomic_path(path) as temporary:
         temporary.write_text("\n".join(rows) + "\n", encoding="utf-8")
+
+
+def read_headline(path: str | Path) -> list[float]:
+    """The headline curve of a CSV of `write_curves_csv`, one value a shell."""
+    with Path(path).open(newline="", encoding="utf-8") as stream:
+        return [float(row["fsc"]) for row in csv.DictReader(stream)]
 
 
 def write_curves_star(path: str | Path, curves: MaskedCurves, *, half_maps: tuple[str, str], mask: str | None) -> None:
