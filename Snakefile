@@ -31,6 +31,7 @@ wildcard_constraints:
     stack=r"raw|restored\.[a-z0-9+-]+",
     method="[a-z0-9+-]+",
     half="[12]",
+    fold="[12]",
     change=one_of(cryorestore.config.CHANGED_MAPS),
 
 
@@ -95,6 +96,7 @@ include: "rules/prepare.smk"
 include: "rules/reconstruct.smk"
 include: "rules/train.smk"
 include: "rules/restore.smk"
+include: "rules/folds.smk"
 include: "rules/controls.smk"
 include: "rules/evaluate.smk"
 include: "rules/report.smk"

@@ -27,12 +27,24 @@ def one_of(names):
 
 
 def datasets_restored_in(several_shards):
-    """The data sets that are restored in several shards, or the others, as a constraint of the wildcard."""
+    """The data sets whose halves are restored whole, in several shards or in one, as a constraint of the wildcard."""
     return one_of(
+        [
+            name
+            for name, settings in CONFIGURATION.settings.items()
+            if (settings["restore"]["shards"] > 1) == several_shards
+            and not settings["restore"]["cross_fit"]
+        ]
+    )
+
+
+datasets_cross_fitted = one_of(
+    [
         name
         for name, settings in CONFIGURATION.settings.items()
-        if (settings["restore"]["shards"] > 1) == several_shards
-    )
+        if settings["restore"]["cross_fit"]
+    ]
+)
 
 
 # Parameters
@@ -61,6 +73,11 @@ def work_folder(wildcards, step):
     if "method" not in wildcards.keys():
         return folder
     return f"{folder}/{wildcards.method}_half{wildcards.half}"
+
+
+def fold_work_folder(wildcards, step):
+    """As `work_folder`, of a training on one fold."""
+    return f"{work_folder(wildcards, step)}_fold{wildcards.fold}"
 
 
 def control_work_folder(wildcards, step):
@@ -239,6 +256,30 @@ def half_networks(wildcards, half, suffix=""):
 def both_networks(wildcards):
     """The weights of both halves: `diffusion_weights` becomes `diffusion_weights_1` and `diffusion_weights_2`."""
     return half_networks(wildcards, 1, "_1") | half_networks(wildcards, 2, "_2")
+
+
+def fold_folder(wildcards, fold=None):
+    """Where what one fold of a half is restored with, and what comes out, is kept for one method."""
+    folder = f"{CONFIGURATION.results}/{wildcards.dataset}/folds/half{wildcards.half}"
+    return f"{folder}/fold{fold or wildcards.fold}/{wildcards.method}"
+
+
+def fold_folders(wildcards):
+    return [fold_folder(wildcards, fold) for fold in (1, 2)]
+
+
+def fold_networks(wildcards):
+    """The weights that were learned from the other fold."""
+    return {
+        name: f"{fold_folder(wildcards)}/{os.path.basename(path)}"
+        for name, path in network_input(wildcards).items()
+    }
+
+
+def fold_deviation_stack(wildcards):
+    """As `deviation_stack`, of one fold."""
+    whole = deviation_stack(wildcards)
+    return whole and f"{fold_folder(wildcards)}/{os.path.basename(whole)}"
 
 
 def changed_networks(wildcards):

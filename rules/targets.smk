@@ -1,8 +1,17 @@
 """What a whole run makes: the targets, and the records of every step that summary and report read."""
 
 
-def restoring_steps(shards):
-    """The steps that restore a half, each with the name of its shard, if it has one."""
+def restoring_steps(settings, method):
+    """The steps that restore a half, each with the name of its shard or fold, if it has one."""
+    if settings["restore"]["cross_fit"]:
+        trained = trained_methods(settings)
+        networks = [name for name in trained if method in trained[name]]
+        steps = [*(f"train_fold_{name}" for name in networks), "restore_fold"]
+        return [
+            *((step, f"fold{fold}") for fold in (1, 2) for step in steps),
+            ("gather_folds",),
+        ]
+    shards = settings["restore"]["shards"]
     if shards == 1:
         return [("restore_particles",)]
     parts = [f"{shard}-of-{shards}" for shard in range(1, shards + 1)]
@@ -41,6 +50,7 @@ def step_benchmarks(wildcards):
         ),
         *(("reconstruct_map", [stack, half]) for stack in stacks for half in halves),
         *((step, []) for step in made_masks(settings)),
+        *fold_jobs(settings),
         *((step, [stack]) for step in curves for stack in stacks),
         *(("make_training_pairs", [half]) for half in halves),
         *(
@@ -57,7 +67,7 @@ def step_benchmarks(wildcards):
             (step, [name, half, *part])
             for name in methods
             for half in halves
-            for step, *part in restoring_steps(settings["restore"]["shards"])
+            for step, *part in restoring_steps(settings, name)
         ),
         *((step, [name]) for step in scores for name in methods),
         *(
@@ -82,6 +92,22 @@ def step_benchmarks(wildcards):
     ]
     return [
         f"benchmarks/{step}/{'_'.join([dataset, *parts])}.tsv" for step, parts in jobs
+    ]
+
+
+def fold_jobs(settings):
+    """What is learned from the folds before any network, where halves are cross-fitted."""
+    if not settings["restore"]["cross_fit"]:
+        return []
+    halves = ["half1", "half2"]
+    return [
+        *(("split_folds", [half]) for half in halves),
+        *(
+            (step, [half, f"fold{fold}"])
+            for step in ("reconstruct_fold", "make_fold_pairs")
+            for half in halves
+            for fold in (1, 2)
+        ),
     ]
 
 

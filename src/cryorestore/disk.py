@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cryorestore.config import input_files, needs_poses, network_methods, particle_box_size, pick_files
+from cryorestore.config import CHANGED_MAPS, input_files, needs_poses, network_methods, particle_box_size, pick_files
 from cryorestore.errors import CryorestoreError
 from cryorestore.io.coordinates import read_coordinates
 from cryorestore.logs import get_logger
@@ -84,6 +84,13 @@ def disk_use(settings: Mapping[str, Any], *, particles: int, box_size: int, keep
         stages[f"models/{name}"] = 2 * sum(NETWORK_BYTES[size] for size in networks)
         stages[f"work/{name}"] = 2 * settings["pairs"]["count"] * box_size**2 * FLOAT32 * method["postprocess"]
         stages[f"restored.{name}"] = stack * (1 + needs_poses(method)) + half_maps + 2 * table
+    learnt = stages.get("pairs", 0) // 2 + half_maps // 2
+    weights = sum(stages[f"models/{name}"] for name in methods) // 2
+    if settings["controls"]["level"] == "full" and methods:
+        stages["controls"] = len(CHANGED_MAPS) * (learnt + weights)
+    if settings["restore"]["cross_fit"]:
+        restored = sum(stages[f"restored.{name}"] - half_maps for name in methods)
+        stages["folds"] = 4 * (learnt + weights) + 3 * table + restored
     temporary = stack if not keep_intermediates and "extracted" in stages else 0
     return DiskUse(stages, temporary)
 

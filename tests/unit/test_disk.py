@@ -97,3 +97,13 @@ def test_of_several_data_sets_one_temporary_stack_at_a_time_is_counted(demo, tmp
 @pytest.mark.parametrize(("count", "text"), [(999, "999 B"), (1000, "1 kB"), (1_500_000, "1.5 MB"), (2 * 10**18, "2e+03 PB")])
 def test_bytes_are_told_in_a_fitting_unit(count, text):
     assert bytes_text(count) == text
+
+
+def test_what_full_controls_and_folds_learn_is_counted(demo):
+    full = {**demo, "controls": {**demo["controls"], "level": "full"}, "restore": {**demo["restore"], "cross_fit": True}}
+    basic, more = (disk_use(settings, particles=100, box_size=64).stages for settings in (demo, full))
+    assert more.keys() - basic.keys() == {"controls", "folds"}
+    # three changed maps of one half; four folds, each learned from and restored
+    one_half = basic["pairs"] // 2 + 3 * 64**3 * 4 + basic["models/ours"] // 2
+    assert more["controls"] == 3 * one_half
+    assert more["folds"] > 4 * one_half

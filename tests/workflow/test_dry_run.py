@@ -12,6 +12,7 @@ from cryorestore.config import STEPS, input_files, load_configuration
 ROOT = Path(__file__).parents[2]
 CONTROLS = {"control_noise_only", "control_phase_randomised", "control_shared_network"}
 FULL_ON_GPUS = {"control_changed_map", "control_junk", "train_control_diffusion", "train_control_postprocess"}
+FOLDS_ON_GPUS = {"train_fold_diffusion", "train_fold_postprocess", "restore_fold"}
 DATASETS = sorted(path.stem for path in (ROOT / "config/datasets").glob("*.yaml"))
 
 
@@ -106,6 +107,16 @@ def test_shards_take_jobs_of_their_own_and_one_shard_takes_none(tmp_path):
     assert "restore_particles" not in jobs
 
 
+def test_cross_fitted_halves_are_learned_and_restored_fold_by_fold(tmp_path):
+    done = dry_run(tmp_path, "report", "--config", "denoisers=[ours]", "restore={cross_fit: true}")
+    assert done.returncode == 0, done.stderr
+    jobs = job_counts(done.stdout + done.stderr)
+    folds = ("reconstruct_fold", "make_fold_pairs", "train_fold_diffusion", "train_fold_postprocess", "restore_fold")
+    assert [jobs[name] for name in folds] == [4] * 5
+    assert (jobs["split_folds"], jobs["gather_folds"]) == (2, 2)
+    assert "restore_particles" not in jobs
+
+
 def test_training_on_several_nodes_is_an_mpi_job_and_on_one_is_not(tmp_path):
     asked = {}
     for nodes in (1, 2):
@@ -173,7 +184,16 @@ def test_every_step_has_a_rule_and_a_script_of_its_name():
 def test_the_slurm_profile_goes_to_the_gpu_partition_where_networks_run():
     profile = yaml.safe_load((ROOT / "profiles/slurm/config.yaml").read_text())
     asking = {rule for rule, resources in profile["set-resources"].items() if resources["slurm_partition"] == "gpu"}
-    assert asking == {"train_diffusion", "train_postprocess", "restore_particles", "restore_shard", "restore_unposed", *CONTROLS, *FULL_ON_GPUS}
+    assert asking == {
+        "train_diffusion",
+        "train_postprocess",
+        "restore_particles",
+        "restore_shard",
+        "restore_unposed",
+        *CONTROLS,
+        *FULL_ON_GPUS,
+        *FOLDS_ON_GPUS,
+    }
     assert profile["rerun-triggers"] == ["mtime", "params", "input", "code"]
 
 

@@ -18,7 +18,7 @@ OPTIONAL_INPUT_KEYS = {"micrographs": ("coordinates", "particles_star")}
 
 def cross_key_problems(settings: Settings) -> list[Problem]:
     """List every pair of values that contradict each other."""
-    checks = (_input, _boxes, _mask, _simulate, _methods, _training)
+    checks = (_input, _boxes, _mask, _simulate, _methods, _training, _restore)
     return [problem for check in checks for problem in check(settings)]
 
 
@@ -114,6 +114,12 @@ def _method(key: str, method: dict[str, Any], timesteps: int) -> Iterator[Proble
         yield Problem(f"{key}.sampler_steps", steps, f"diffusion.timesteps {timesteps} for sampler ancestral; ddim and dpm take fewer")
     if sampler in ("ddim", "dpm") and not 2 <= steps <= timesteps:
         yield Problem(f"{key}.sampler_steps", steps, f"2 to diffusion.timesteps {timesteps} for sampler {sampler}")
+
+
+def _restore(settings: Settings) -> Iterator[Problem]:
+    restore = settings["restore"]
+    if restore["cross_fit"] and restore["shards"] > 1:
+        yield Problem("restore.shards", restore["shards"], "1 where restore.cross_fit is true: each fold is one job")
 
 
 def _training(settings: Settings) -> Iterator[Problem]:

@@ -46,6 +46,8 @@ STEPS = {
     "restore_particles": Step("restore", "restore_particles", "Restore a half with its own networks."),
     "restore_shard": Step("restore", "restore_particles", "Restore one of several parts of a half, for gather-shards."),
     "gather_shards": Step("sharding", "gather_shards", "Put the restored parts of a half together."),
+    "split_folds": Step("folds", "split_folds", "Divide a half into two folds, each restored with what the other one teaches."),
+    "gather_folds": Step("folds", "gather_folds", "Put the restored folds of a half together."),
     "restore_unposed": Step("restore", "restore_particles", "Restore the particles of a half that have no pose, by a method that needs none."),
     "join_particles": Step("joining", "join_particles", "Join two restored halves in the order of their source."),
     "control_noise_only": Step("controls.noise_only", "control_noise_only", "Put noise through a method and see that none is taken for a particle."),
@@ -271,6 +273,10 @@ def _write_report(settings: Settings) -> dict[str, Any]:
     return {"denoisers": settings["denoisers"], "evidence_threshold": settings["restore"]["evidence_threshold"]}
 
 
+def _seed(settings: Settings) -> dict[str, Any]:
+    return {"seed": settings["seed"]}
+
+
 def _none(settings: Settings) -> dict[str, Any]:
     return {}
 
@@ -294,6 +300,8 @@ _PARAMETERS: dict[str, Callable[[Settings], dict[str, Any]]] = {
     "restore_particles": _restore_particles,
     "restore_shard": _restore_particles,
     "gather_shards": _none,
+    "split_folds": _seed,
+    "gather_folds": _none,
     "restore_unposed": _restore_particles,
     "join_particles": _none,
     "control_noise_only": _control("noise_only"),

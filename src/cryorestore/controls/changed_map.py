@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -211,6 +210,8 @@ def _judge(
 def recovered_share(restored: Tensor, data: Tensor, domain: Domain, compared: Comparison, *, last: int) -> float:
     """How much of the data's density a map has in a domain, over how much it has outside: 1 where the domain is whole, 0 where it is missing.
 
+    A map that has nothing of the data outside counts 0.
+
     Both maps are filtered to shell `last`; how much is the slope of the map's grey values on the data's.
     """
     box_size = data.shape[-1]
@@ -219,7 +220,7 @@ def recovered_share(restored: Tensor, data: Tensor, domain: Domain, compared: Co
     inside = domain.mask(box_size)
     outside = compared.sphere(box_size) * (1 - Domain(domain.centre, 1.3 * domain.radius_px).mask(box_size))
     slopes = [float((weight * first * second).sum() / (weight * second * second).sum()) for weight in (inside, outside)]
-    return slopes[0] / slopes[1] if slopes[1] > 0 else float(np.nan)
+    return slopes[0] / slopes[1] if slopes[1] > 0 else 0.0
 
 
 _SCORES = {
