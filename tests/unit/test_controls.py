@@ -66,6 +66,9 @@ def test_the_noise_only_control_passes_with_evidence_and_shows_what_gating_preve
     assert result["details"]["kept"] >= 0.95
     # ungated, the restored noise of two independent halves reproduces their maps: invented agreement
     assert np.mean(result["details"]["ungated_fsc"][2:8]) > 0.5
+    # what comes out of noise is the half's own map; the noise itself has nothing of it
+    assert np.mean(result["details"]["ungated_fsc_to_own_map"][2:8]) > 0.9
+    assert abs(np.mean(result["details"]["raw_fsc_to_own_map"][2:8])) < 0.15
 
 
 @pytest.mark.slow

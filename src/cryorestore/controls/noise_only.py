@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.stats import norm
+from torch import Tensor
 
 from cryorestore.controls.pictures import draw_shells
 from cryorestore.controls.restoring import FIRST_SHELL, Comparison, RestoredRows, Rows, map_of, noise_alone, restore_rows
@@ -25,16 +26,28 @@ _FROM_NULL = 0.02
 _CHANCE = 0.001
 """Chance that any shell of the null lies above the limit."""
 _NULL_TEXT = "no image of noise is a particle"
+_SHOWN = {
+    "noise restored, half-maps": "ungated_fsc",
+    "noise restored, to the map": "ungated_fsc_to_own_map",
+    "raw noise, to the map": "raw_fsc_to_own_map",
+    "accepted, half-maps": "accepted_fsc",
+}
 
 
 @dataclass(frozen=True)
 class _NoiseRun:
-    """The noise of one half: poses it was put at, and what became of it."""
+    """The noise of one half: poses it was put at, the seed of each image, and what became of it."""
 
     table: ParticleTable
     rows: Rows
+    seeds: list[int]
     restorer: Restorer
     restored: RestoredRows
+
+    def maps(self) -> tuple[Tensor, Tensor]:
+        """Map of the restored noise, and of the noise itself."""
+        raw = noise_alone(self.restorer, box_size=self.table.box_size)(self.rows, self.seeds)
+        return map_of(self.table, self.rows, self.restored.images), map_of(self.table, self.rows, raw)
 
 
 @files_together()
@@ -76,8 +89,8 @@ def control_noise_only(
 
     Passed: at most `threshold` of the noise images are accepted by the evidence, and at least `kept_threshold` of the simulated
     particles of training are; and if some are accepted in both halves, their maps agree no better than 200 pairs of maps of raw noise
-    at the same poses. A method without evidence accepts everything and fails. Beside the verdict stands the contrast: the
-    half-map FSC that the restored noise has when nothing gates it.
+    at the same poses. A method without evidence accepts everything and fails. Beside the verdict stands the contrast, what there is when nothing
+    gates it: the half-map FSC of the restored noise, and its FSC to the map that restored it, beside that of the noise itself.
 
     Parameters
     ----------
@@ -126,10 +139,8 @@ def control_noise_only(
     compared = Comparison(runs[0].table.pixel_size, mask_radius, mask_edge)
     result = _judge(method, runs, np.array(kept), compared, **limits, seed=seed)
     result.write(control, picture=picture)
-    shown = {
-        name: result.details[key] for name, key in (("restored noise, ungated", "ungated_fsc"), ("accepted", "accepted_fsc")) if result.details[key]
-    }
-    draw_shells(shown, picture, pixel_size=runs[0].table.pixel_size, ylabel="half-map FSC of pure noise")
+    shown = {label: result.details[key] for label, key in _SHOWN.items() if result.details[key]}
+    draw_shells(shown, picture, pixel_size=runs[0].table.pixel_size, ylabel="FSC of pure noise, nothing gated")
 
 
 def _restore_noise(table: ParticleTable, restorer: Restorer, *, count: int, batch_size: int, seed: int) -> _NoiseRun:
@@ -137,7 +148,7 @@ def _restore_noise(table: ParticleTable, restorer: Restorer, *, count: int, batc
     seeds = derived_seeds(seed, [str(number) for number in range(count)], purpose="noise-only control")
     source = noise_alone(restorer, box_size=table.box_size)
     restored = restore_rows(table, rows, restorer, source, seeds=seeds, batch_size=batch_size, description="noise-only control")
-    return _NoiseRun(table, rows, restorer, restored)
+    return _NoiseRun(table, rows, seeds, restorer, restored)
 
 
 def _judge(
@@ -151,11 +162,13 @@ def _judge(
     kept_threshold: float,
     seed: int,
 ) -> ControlResult:
-    ungated = compared.fsc(*(map_of(run.table, run.rows, run.restored.images) for run in runs)).correlation
+    ungated, to_own_map, raw_to_own_map = _ungated(runs, compared)
     details: dict[str, Any] = {
         "images": sum(len(run.rows) for run in runs),
         "ungated_fsc_mean": float(ungated[FIRST_SHELL:].mean()),
         "ungated_fsc": ungated.tolist(),
+        "ungated_fsc_to_own_map": to_own_map.tolist(),
+        "raw_fsc_to_own_map": raw_to_own_map.tolist(),
         "accepted_fsc": None,
         "kept": None,
         "kept_threshold": kept_threshold,
@@ -184,6 +197,17 @@ def _judge(
         text += f"; the maps of what was accepted agree {'no better' if like_noise else 'better'} than maps of raw noise"
         passed = like_noise
     return ControlResult("noise_only", method, score, what, threshold, null, "passed" if passed else "failed", text, details=details)
+
+
+def _ungated(runs: Sequence[_NoiseRun], compared: Comparison) -> tuple[Tensor, Tensor, Tensor]:
+    """Nothing gated: FSC of the two maps of restored noise, and the halves' mean FSC of restored and of raw noise to the half's own map."""
+    maps = [run.maps() for run in runs]
+    between = compared.fsc(maps[0][0], maps[1][0]).correlation
+    own = [run.restorer.conditions.reference.volume for run in runs]
+    restored, raw = (
+        torch.stack([compared.fsc(pair[kind], volume).correlation for pair, volume in zip(maps, own, strict=True)]).mean(0) for kind in (0, 1)
+    )
+    return between, restored, raw
 
 
 def _compare_with_noise(
