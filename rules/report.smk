@@ -1,3 +1,17 @@
+def report_map_figures(wildcards):
+    """Sharpened map and local resolution, as far as the configuration asks for them."""
+    settings, raw = settings_of(wildcards), "<results>/{dataset}/raw"
+    files = {}
+    if settings["sharpen"]["enabled"]:
+        files["sharpened_map"] = f"{raw}/sharpened.mrc"
+        files["guinier"] = f"{raw}/guinier.csv"
+        files["sharpening"] = f"{raw}/sharpened.json"
+    if settings["local_resolution"]["enabled"]:
+        files["local_resolution_map"] = f"{raw}/local_resolution.mrc"
+        files["local_resolution_figures"] = f"{raw}/local_resolution.json"
+    return files
+
+
 rule write_summary:
     """Write the flat summary of a data set, of its first method and of all."""
     input:
@@ -33,10 +47,12 @@ rule write_report:
     input:
         unpack(partial(true_curves, form="csv")),
         unpack(report_truth_map),
+        unpack(report_map_figures),
         summary="<results>/{dataset}/summary.json",
         methods="<results>/{dataset}/methods.json",
         evaluations=per_method("<results>/{dataset}/evaluation/{method}.json"),
         montages=per_method("<results>/{dataset}/evaluation/{method}_montage.npz"),
+        controls=per_method("<results>/{dataset}/controls/{method}.json"),
         raw_fsc="<results>/{dataset}/raw/fsc.csv",
         restored_fscs=per_method("<results>/{dataset}/restored.{method}/fsc.csv"),
         diffusion_histories=per_network("diffusion"),
@@ -48,6 +64,15 @@ rule write_report:
         restored_maps=per_half_of_first_method("map.mrc"),
         half_stars=expand(
             "<results>/{{dataset}}/raw/half{half}/particles.star",
+            half=(1, 2),
+        ),
+        restored_half_stars=per_half_of_first_method("particles.star"),
+        reference_maps=expand(
+            "<results>/{{dataset}}/pairs/half{half}/reference_map.mrc",
+            half=(1, 2),
+        ),
+        noise_jsons=expand(
+            "<results>/{{dataset}}/pairs/half{half}/noise.json",
             half=(1, 2),
         ),
         restored_star=first_method_table,

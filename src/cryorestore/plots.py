@@ -45,6 +45,10 @@ LINES: Sequence[tuple[str, str]] = (
     ("#9333a8", ":"),
     ("#a16207", "--"),
 )
+SIZE = (5.6, 3.7)
+"""Of a figure, inches"""
+WIDE = (8.4, 4.6)
+"""Of a figure with many curves, inches"""
 ROUND_RESOLUTIONS = (200.0, 100.0, 50.0, 40.0, 30.0, 20.0, 15.0, 12.0, 10.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.5, 3.0, 2.5, 2.0, 1.8, 1.5, 1.2, 1.0)
 Curves = Mapping[str, tuple[ArrayLike, ArrayLike]]
 
@@ -56,12 +60,21 @@ def plot_fsc(curves: Curves, path: str | Path, *, thresholds: Sequence[float], p
         temporary.write_bytes(svg_bytes(figure))
 
 
-def correlation_figure(curves: Curves, *, thresholds: Sequence[float], pixel_size: float, ylabel: str) -> Figure:
-    """Draw correlation against resolution, up to Nyquist, each threshold as a thin line."""
+def correlation_figure(
+    curves: Curves,
+    *,
+    thresholds: Sequence[float],
+    pixel_size: float,
+    ylabel: str,
+    styles: Mapping[str, tuple[str, str]] | None = None,
+    size: tuple[float, float] = SIZE,
+) -> Figure:
+    """Draw correlation against resolution, up to Nyquist, each threshold as a thin line; `styles`: label -> (colour, line), where it has one."""
     with matplotlib.rc_context(STYLE):
-        figure, axes = _new_figure()
+        figure, axes = _new_figure(size)
         lowest = 0.0
-        for (label, (frequency, correlation)), (color, line) in zip(curves.items(), _cycle(len(curves)), strict=True):
+        for (label, (frequency, correlation)), style in zip(curves.items(), _cycle(len(curves)), strict=True):
+            color, line = (styles or {}).get(label, style)
             values = np.asarray(correlation, float)
             axes.plot(np.asarray(frequency, float), values, line, color=color, label=label)
             lowest = min(lowest, float(np.nanmin(values)) if np.isfinite(values).any() else 0.0)
@@ -69,8 +82,7 @@ def correlation_figure(curves: Curves, *, thresholds: Sequence[float], pixel_siz
             axes.axhline(threshold, color="#b9c0c8", linewidth=0.9, linestyle=(0, (4, 3)))
             axes.annotate(f"{threshold:g}", (1.0, threshold), xycoords=("axes fraction", "data"), fontsize=9, va="bottom", ha="right")
         axes.set(xlim=(0, 0.5 / pixel_size), ylim=(max(-1.0, lowest - 0.05), 1.05), xlabel="resolution (Å)", ylabel=ylabel)
-        ticks = _resolution_ticks(0.5 / pixel_size)
-        axes.set_xticks([0.0, *(1 / tick for tick in ticks)], ["∞", *(f"{tick:g}" for tick in ticks)])
+        _set_resolution_ticks(axes, pixel_size)
         _legend_above(figure, axes)
     return figure
 
@@ -117,6 +129,41 @@ def evidence_figure(edges: ArrayLike, counts: Mapping[str, ArrayLike], *, thresh
     return figure
 
 
+def power_figure(curves: Curves, *, pixel_size: float, styles: Mapping[str, tuple[str, str]]) -> Figure:
+    """Draw power on a logarithmic scale against resolution, up to Nyquist; label -> (spatial frequency in 1/angstrom, power), (colour, line)."""
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _new_figure()
+        for label, (frequency, power) in curves.items():
+            color, line = styles[label]
+            values = np.asarray(power, float)
+            axes.plot(np.asarray(frequency, float), np.where(values > 0, values, np.nan), line, color=color, label=label)
+        axes.set(xlim=(0, 0.5 / pixel_size), xlabel="resolution (Å)", ylabel="power per coefficient (σ²)")
+        axes.set_yscale("log")
+        _set_resolution_ticks(axes, pixel_size)
+        _legend_above(figure, axes)
+    return figure
+
+
+def local_resolution_figure(sections: Mapping[str, NDArray[np.floating[Any]]], resolutions: NDArray[np.floating[Any]]) -> Figure:
+    """Draw sections of a map of local resolution (angstrom, 0 where there is none), and the histogram of its values."""
+    low, high = (float(value) for value in np.percentile(resolutions, (1, 99)))
+    high = max(high, low * 1.01)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=WIDE, layout="constrained")
+        pictures, histogram = figure.subfigures(2, 1, squeeze=False, height_ratios=(1.5, 1.0))[:, 0]
+        row = pictures.subplots(1, len(sections))
+        for axes, (label, section) in zip(row, sections.items(), strict=True):
+            shown = np.ma.masked_equal(section, 0.0)
+            drawn = axes.imshow(shown, origin="lower", cmap="viridis_r", vmin=low, vmax=high, interpolation="nearest")
+            axes.set(title=label, xticks=[], yticks=[])
+            axes.grid(False)
+        pictures.colorbar(drawn, ax=list(row), label="local resolution (Å)", pad=0.02)
+        axes = histogram.add_subplot()
+        axes.hist(resolutions, bins=np.linspace(low, high, 41).tolist(), color=LINES[1][0])
+        axes.set(xlabel="local resolution (Å)", ylabel="voxels")
+    return figure
+
+
 def svg_bytes(figure: Figure) -> bytes:
     """Render as SVG without a date; the ids come from the content, so the same figure gives the same bytes."""
     buffer = io.BytesIO()
@@ -132,9 +179,14 @@ def grey_png(image: NDArray[np.floating[Any]], *, low: float, high: float) -> by
     return buffer.getvalue()
 
 
-def _new_figure() -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(5.6, 3.7), layout="constrained")
+def _new_figure(size: tuple[float, float] = SIZE) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=size, layout="constrained")
     return figure, figure.add_subplot()
+
+
+def _set_resolution_ticks(axes: Axes, pixel_size: float) -> None:
+    ticks = _resolution_ticks(0.5 / pixel_size)
+    axes.set_xticks([0.0, *(1 / tick for tick in ticks)], ["∞", *(f"{tick:g}" for tick in ticks)])
 
 
 def _resolution_ticks(highest_frequency: float) -> list[float]:

@@ -15,9 +15,13 @@ from cryorestore.files import write_json
 from cryorestore.fourier import to_fourier, to_real
 from cryorestore.io.mrc import MrcStackWriter, write_map
 from cryorestore.io.star import StarBlock, write_star
+from cryorestore.masks import soft_sphere
 from cryorestore.particles import ParticleTable
 from cryorestore.provenance import write_provenance
+from cryorestore.reference import Reference
 from cryorestore.resolution.curves import write_fsc, write_truth_fsc
+from cryorestore.resolution.local import map_local_resolution
+from cryorestore.resolution.sharpening import sharpen_map
 from cryorestore.summary import write_summary
 
 BOX, PIXEL_SIZE, SIGMA, COUNT, JUNK_EVERY = 32, 4.0, 20.0, 48, 8
@@ -77,6 +81,7 @@ class Tree:
             "methods": self.root / "methods.json",
             "evaluations": [self.root / f"evaluation/{name}.json" for name in denoisers],
             "montages": [self.root / f"evaluation/{name}_montage.npz" for name in denoisers],
+            "controls": [self.root / f"controls/{name}.json" for name in denoisers],
             "raw_fsc": self.root / "raw/fsc.csv",
             "restored_fscs": [folder / "fsc.csv" for folder in folders],
             "diffusion_histories": [self.root / f"models/ours/half{half}/diffusion_history.csv" for half in (1, 2)],
@@ -84,10 +89,18 @@ class Tree:
             "raw_maps": [self.root / f"raw/half{half}/map.mrc" for half in (1, 2)],
             "restored_maps": [folders[0] / f"half{half}/map.mrc" for half in (1, 2)],
             "half_stars": [self.root / f"raw/half{half}/particles.star" for half in (1, 2)],
+            "restored_half_stars": [folders[0] / f"half{half}/particles.star" for half in (1, 2)],
+            "reference_maps": [self.root / f"pairs/half{half}/reference_map.mrc" for half in (1, 2)],
+            "noise_jsons": [self.root / f"pairs/half{half}/noise.json" for half in (1, 2)],
             "restored_star": folders[0] / "particles.star",
             "benchmarks": sorted((self.root / "benchmarks").rglob("*.tsv")),
             "provenance": [self.root / "raw/provenance.json"],
             "report": self.root / "report.html",
+            "sharpened_map": self.root / "raw/sharpened.mrc",
+            "guinier": self.root / "raw/guinier.csv",
+            "sharpening": self.root / "raw/sharpened.json",
+            "local_resolution_map": self.root / "raw/local_resolution.mrc",
+            "local_resolution_figures": self.root / "raw/local_resolution.json",
         }
         if truth:
             files |= {
@@ -171,7 +184,9 @@ def _write_half(root: Path, table: ParticleTable, clean: torch.Tensor, half: int
     ctf = ctf_2d(table.ctf_parameters(), box_size=BOX, pixel_size=PIXEL_SIZE)
     noise_power = torch.ones(BOX // 2 + 1)
     signal_power = estimate_signal_power([(images, ctf)], noise_power=noise_power)
-    write_json(root / f"pairs/half{half}/noise.json", {"noise_power": noise_power.tolist(), "signal_power": signal_power.tolist()})
+    spectra = {"map_error_power": 0 * noise_power, "fsc_weights": noise_power, "max_shell": BOX // 2 - 1, "amplitude": 1.0}
+    reference = Reference(volume=_truth_volume(), pixel_size=PIXEL_SIZE, noise_power=noise_power, signal_power=signal_power, **spectra)
+    reference.write(root / f"pairs/half{half}/reference_map.mrc", root / f"pairs/half{half}/noise.json")
     for method in methods:
         folder = root / f"restored.{method}/half{half}"
         _write_stack(folder / "particles.mrcs", 0.1 * images + 0.9 * clean)
@@ -182,10 +197,16 @@ def _write_half(root: Path, table: ParticleTable, clean: torch.Tensor, half: int
         _write_csv(folder / "evidence.csv", ["row", "image_name", "log_evidence", "probability", "accepted"], rows)
 
 
-def _write_maps(root: Path, methods: tuple[str, ...], generator: torch.Generator) -> None:
+def _truth_volume() -> torch.Tensor:
     axis = (torch.arange(BOX) - BOX // 2).float()
     z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
-    truth = sum(torch.exp(-((x - a) ** 2 + (y - b) ** 2 + (z - c) ** 2) / 4) for a, b, c in ((0, 0, 0), (5, 0, 2), (-3, 4, -4), (0, -6, 3)))
+    places = ((0, 0, 0), (5, 0, 2), (-3, 4, -4), (0, -6, 3))
+    return torch.stack([torch.exp(-((x - a) ** 2 + (y - b) ** 2 + (z - c) ** 2) / 4) for a, b, c in places]).sum(0)
+
+
+def _write_maps(root: Path, methods: tuple[str, ...], generator: torch.Generator) -> None:
+    truth = _truth_volume()
+    write_map(root / "raw/fsc_mask.mrc", soft_sphere(BOX, 11.0, 3.0).numpy(), pixel_size=PIXEL_SIZE)
     write_map(root / "truth/truth_map.mrc", truth.numpy(), pixel_size=PIXEL_SIZE)
     for stack, noise in (("raw", 0.3), *((f"restored.{method}", 0.05) for method in methods)):
         folder = root / stack
@@ -194,9 +215,18 @@ def _write_maps(root: Path, methods: tuple[str, ...], generator: torch.Generator
             volume = truth + noise * torch.randn(truth.shape, generator=generator)
             write_map(folder / f"half{half}/map.mrc", volume.numpy(), pixel_size=PIXEL_SIZE)
         halves = {"half_map_1": folder / "half1/map.mrc", "half_map_2": folder / "half2/map.mrc"}
-        write_fsc(**halves, curve=folder / "fsc.csv", plot=folder / "fsc.svg", figures=folder / "fsc.json")
+        write_fsc(**halves, mask_file=root / "raw/fsc_mask.mrc", curve=folder / "fsc.csv", plot=folder / "fsc.svg", figures=folder / "fsc.json")
         outputs = {"curve": folder / "fsc_truth.csv", "plot": folder / "fsc_truth.svg", "figures": folder / "fsc_truth.json"}
         write_truth_fsc(**halves, truth_map=root / "truth/truth_map.mrc", **outputs)
+    _write_map_figures(root / "raw")
+
+
+def _write_map_figures(raw: Path) -> None:
+    halves = {"half_map_1": raw / "half1/map.mrc", "half_map_2": raw / "half2/map.mrc"}
+    names = {"map": "sharpened.mrc", "guinier": "guinier.csv", "plot": "guinier.svg", "star": "guinier.star", "sharpening": "sharpened.json"}
+    sharpen_map(**halves, curve=raw / "fsc.csv", figures=raw / "fsc.json", **{name: raw / file for name, file in names.items()}, bfactor=-80.0)
+    outputs = {"map": raw / "local_resolution.mrc", "figures": raw / "local_resolution.json"}
+    map_local_resolution(**halves, **outputs, mask_file=raw / "fsc_mask.mrc", mask_radius=44.0, mask_edge=8.0)
 
 
 def _write_logs(root: Path, methods: tuple[str, ...], control_passed: bool) -> None:

@@ -1,13 +1,29 @@
+import base64
 import re
+import shutil
 from html.parser import HTMLParser
+from importlib.resources import files
 
 import numpy as np
 import pytest
+import torch
 
 from cryorestore import plots
+from cryorestore.ctf import ctf_2d
+from cryorestore.errors import CryorestoreError
+from cryorestore.files import read_json, write_json
+from cryorestore.fourier import to_fourier, to_real
+from cryorestore.io.mrc import read_map
+from cryorestore.particles import ParticleTable
 from cryorestore.report import write_report
-from results_tree import make_tree
+from cryorestore.report.controls import read_controls
+from cryorestore.report.curves import CurveFiles, resolution_rows
+from cryorestore.report.isosurface import crop_volume, isosurface_maps
+from cryorestore.report.spectra import reference_projections
+from cryorestore.report.verdict import write_verdict
+from results_tree import Tree, make_tree
 
+VIEWER = files("cryorestore") / "vendor/3Dmol-min.js"
 VOID = {"meta", "link", "img", "input", "br"}
 
 
@@ -45,11 +61,11 @@ class Page(HTMLParser):
             self.text += data
 
 
-def _report(tree, *, truth=True, denoisers=("ours",), controls=True, **changes):
+def _report(tree, denoisers):
     for method in denoisers:
-        tree.evaluate(truth=truth, method=method)
-    tree.summarize(truth=truth, controls=controls, denoisers=denoisers)
-    files = tree.report_files(truth=truth, denoisers=denoisers) | changes
+        tree.evaluate(method=method)
+    tree.summarize(denoisers=denoisers)
+    files = tree.report_files(denoisers=denoisers)
     write_report(**files, denoisers=list(denoisers))
     return files["report"].read_text(encoding="utf-8")
 
@@ -61,19 +77,22 @@ def tree(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def html(tree):
-    return _report(tree, denoisers=("ours", "sr3+post"))
+    return _report(tree, ("ours", "sr3+post"))
 
 
 def test_the_page_needs_no_network(html):
     page = Page(html)
     assert page.remote == []
-    assert not re.search(r"https?://(?!www\.w3\.org)", html)
-    assert "url(" not in html
+    own = html.replace(VIEWER.read_text(encoding="utf-8"), "")
+    assert len(own) < len(html)
+    assert not re.search(r"https?://(?!www\.w3\.org)", own)
+    assert "url(" not in own
+    assert "default-src 'none'" in html
 
 
 def test_every_picture_has_an_alternative_text(html):
     page = Page(html)
-    assert len(page.images) > 5 * 6 + 9 + 6
+    assert len(page.images) == 2 + 7 * 6 + 2 * 4 * 3 + 10
     assert all(image["alt"].strip() for image in page.images)
     assert all(image["src"].startswith(("data:image/png;base64,", "data:image/svg+xml;base64,")) for image in page.images)
 
@@ -114,30 +133,139 @@ def test_both_methods_stand_in_the_table(html):
 
 
 def test_the_same_results_give_the_same_bytes(tree, html):
-    assert _report(tree, denoisers=("ours", "sr3+post")) == html
+    assert _report(tree, ("ours", "sr3+post")) == html
 
 
-def test_a_failed_control_is_in_the_verdict(tmp_path):
-    text = Page(_report(make_tree(tmp_path, control_passed=False))).text
-    assert "Failed controls: noise only" in text
-    assert "No figure is given here: withheld: control noise_only failed" in text
+@pytest.mark.parametrize(
+    "title",
+    [
+        "Particles against the clean images",
+        "Power spectra",
+        "Evidence of the particle in each box",
+        "Half-maps, truth and controls",
+        "Raw half-maps and the mask",
+        "Local resolution of the raw half-maps",
+        "Guinier plot of the raw map",
+        "Orientations",
+        "Training of the diffusion network",
+        "Training of the post-processing network",
+    ],
+)
+def test_every_figure_is_there(html, title):
+    assert html.count(f"<h3>{title}</h3>") == 1
 
 
-def test_real_data_without_truth_controls_or_training_make_a_report_too(tmp_path):
-    html = _report(make_tree(tmp_path), truth=False, controls=False, diffusion_histories=[], postprocess_histories=[], provenance=[])
-    page = Page(html)
+def test_the_montage_shows_each_method_and_the_halfs_own_reference(html):
+    rows = re.findall(r'<tr><th scope="row">([^<]*)<small>', html)
+    expected = ["raw", "Wiener filter", "restored", "restored by sr3+post", "reference projection", "truth", "posterior deviation"]
+    assert rows[: len(expected)] == expected
+
+
+def test_the_resolution_table_begins_with_the_raw_resolution_of_the_summary(tree, html):
+    summary = read_json(tree.root / "summary.json")
+    table = html[html.index("Where each curve first falls below") :]
+    first = re.search(r'<tr class="first">(.*?)</tr>', table).group(1)
+    assert f"{summary['resolution_raw_0143']:.2f} Å" in first
+    assert "the resolution of this data set" in first
+
+
+def test_a_failed_control_is_in_the_first_line_and_withholds_the_figure(tree, html, tmp_path):
+    control = read_json(tree.root / "controls/ours.json")["noise_only"] | {"passed": False, "reason": "20 % of the noise images accepted"}
+    write_json(tmp_path / "ours.json", {"noise_only": control})
+    controls = read_controls([tmp_path / "ours.json"], box_size=32, pixel_size=4.0)
+    summary = read_json(tree.root / "summary.json")
+    withheld = {"self_consistency_restored_0143": None, "self_consistency_reason": "withheld: control noise_only failed: 20 % accepted"}
+    verdict = write_verdict(summary | withheld, read_json(tree.root / "evaluation/ours.json"), controls, has_true_map=True)
+    assert verdict.alarm == "Failed controls: noise only (ours). Do not draw conclusions from the restored map of ours."
+    assert "No figure is given here: withheld: control noise_only failed" in verdict.note
+    rows = resolution_rows(
+        CurveFiles({"raw": tree.root / "raw/fsc.csv", "ours": tree.root / "restored.ours/fsc.csv"}, {}), controls, {"ours": withheld}
+    )
+    assert rows[-1]["crossings"] == ["withheld", "withheld"]
+    assert rows[-1]["good"] is False
+
+
+def test_a_control_brings_its_picture_its_null_and_its_curves(tmp_path):
+    (tmp_path / "control.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
+    content = {
+        "name": "shared_network",
+        "method": "ours",
+        "score": 0.42,
+        "score_text": "mean FSC less that of own networks",
+        "threshold": 0.1,
+        "null": {"text": "independent networks", "value": 0.0},
+        "verdict": "not judged",
+        "gates": None,
+        "text": "as expected",
+        "picture": "control.svg",
+        "details": {"fsc": {"one network": [1.0, 0.9, 0.5]}, "mean_fsc": 0.8},
+    }
+    write_json(tmp_path / "control.json", content)
+    (control,) = read_controls([tmp_path / "control.json"], box_size=4, pixel_size=2.5)
+    assert (control.passed, control.outcome, control.method) == (None, "shown, not judged", "ours")
+    assert control.picture.startswith("data:image/svg+xml;base64,")
+    assert list(control.curves) == ["shared network, one network"]
+    np.testing.assert_allclose(control.curves["shared network, one network"][0], [0.0, 0.1, 0.2])
+
+
+def test_a_control_whose_picture_is_missing_is_named(tmp_path):
+    write_json(tmp_path / "ours.json", {"noise_only": {"passed": True, "value": 0, "threshold": 1, "picture": "gone.svg"}})
+    with pytest.raises(CryorestoreError, match=r"ours.json: names the picture gone.svg"):
+        read_controls([tmp_path / "ours.json"], box_size=4, pixel_size=2.5)
+
+
+def test_real_data_without_truth_controls_or_training_make_a_report_too_and_names_are_escaped(tree, html, tmp_path):
+    copied = Tree(shutil.copytree(tree.root, tmp_path / "copy"))
+    copied.evaluate(truth=False)
+    copied.summarize(truth=False, controls=False)
+    summary = tmp_path / "copy/summary.json"
+    summary.write_text(summary.read_text().replace("made_up", "<script>alert(1)</script>"))
+    optional = ("sharpened_map", "guinier", "sharpening", "local_resolution_map", "local_resolution_figures")
+    files = {name: path for name, path in copied.report_files(truth=False).items() if name not in optional}
+    write_report(**files | dict.fromkeys(("controls", "diffusion_histories", "postprocess_histories", "provenance"), ()), denoisers=["ours"])
+    text = files["report"].read_text(encoding="utf-8")
+    page = Page(text)
     assert "There is no truth for these data" in page.text
     assert "No control was run" in page.text
     assert "None" not in page.text
     assert "nan" not in re.sub(r"\s+", " ", page.text).split(" ")
+    assert "<script>alert" not in text
 
 
-def test_names_are_escaped(tree, html, tmp_path):
-    summary = tmp_path / "summary.json"
-    summary.write_text((tree.root / "summary.json").read_text().replace("made_up", "<script>alert(1)</script>"))
-    files = tree.report_files(denoisers=("ours", "sr3+post")) | {"summary": summary, "report": tmp_path / "report.html"}
-    write_report(**files, denoisers=["ours", "sr3+post"])
-    assert "<script>alert" not in files["report"].read_text(encoding="utf-8")
+def test_a_reference_projection_is_the_halfs_map_seen_at_the_pose_through_the_ctf(tree, tmp_path):
+    table = ParticleTable.read(tree.root / "raw/half1/particles.star").take(np.array([2, 0]))
+    zeros = {name: np.zeros(2) for name in ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")}
+    table.with_columns(zeros).write(tmp_path / "particles.star")
+    names = table.particles.column("rlnImageName")
+    pairs = tree.root / "pairs/half1"
+    images = reference_projections(list(reversed(names)), [tmp_path / "particles.star"], [pairs / "reference_map.mrc"], [pairs / "noise.json"])
+    volume = torch.from_numpy(read_map(pairs / "reference_map.mrc")[0])
+    ctf = ctf_2d(table.ctf_parameters(), box_size=32, pixel_size=4.0)
+    expected = to_real(to_fourier(volume.sum(0)) * ctf).numpy()[::-1]
+    assert min(np.corrcoef(image.ravel(), other.ravel())[0, 1] for image, other in zip(images, expected, strict=True)) > 0.99
+    assert reference_projections(["1@elsewhere.mrcs"], [tmp_path / "particles.star"], [pairs / "reference_map.mrc"], [pairs / "noise.json"]) is None
+
+
+def test_surfaces_are_embedded_along_x_y_z_at_levels_that_enclose_the_same_share():
+    axis = np.arange(16) - 8.0
+    z, y, x = np.meshgrid(axis, axis, axis, indexing="ij")
+    volume = np.exp(-((x - 3.31) ** 2 + (y + 2.17) ** 2 + (z - 0.43) ** 2) / 8).astype(np.float32)
+    content = isosurface_maps({"raw": volume, "truth": 50 * volume}, pixel_size=2.0, resolution=None)
+    for entry in content["maps"]:
+        values = np.frombuffer(base64.b64decode(entry["values"]), "<i2").reshape(16, 16, 16)
+        np.testing.assert_allclose(values / 32000, volume.transpose(2, 1, 0) / volume.max(), atol=1e-4)
+        shares = [(values > level).mean() for level in entry["levels"]]
+        np.testing.assert_allclose(shares, content["shares"], atol=0.001)
+    assert (content["box_size"], content["voxel_size"]) == (16, 2.0)
+
+
+def test_a_large_box_is_embedded_small_with_its_grey_values_and_length():
+    axis = 2 * np.pi * np.arange(80) / 80
+    volume = np.broadcast_to(np.cos(3 * axis), (80, 80, 80)).astype(np.float32)
+    small = crop_volume(volume, 64)
+    np.testing.assert_allclose(small[5, 7], np.cos(3 * 2 * np.pi * (0.5 + (np.arange(64) - 32) / 64)), atol=1e-4)
+    content = isosurface_maps({"raw": volume}, pixel_size=1.0, resolution=None)
+    assert content["box_size"] * content["voxel_size"] == 80.0
 
 
 def test_a_plot_is_the_same_bytes_each_time_and_has_no_date(tmp_path):

@@ -1,18 +1,15 @@
-"""Particles and map sections as tables of small pictures, each row in one grey window."""
+"""Particles as a table of small pictures, each row in one grey window, and as strips to compare by sliding."""
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from cryorestore.fsc import read_pair
-from cryorestore.io.mrc import read_map
 from cryorestore.plots import grey_png
+from cryorestore.rescale import fourier_crop
 
 Images = NDArray[np.floating[Any]]
 
@@ -20,9 +17,12 @@ VERSIONS = {
     "raw": "raw",
     "wiener": "Wiener filter",
     "restored": "restored",
+    "reference": "reference projection",
     "truth": "truth",
     "deviation": "posterior deviation",
 }
+LARGEST_PARTICLE = 160
+"""Pixels a side of a particle's picture: larger boxes are shown Fourier-cropped"""
 STRIP_PARTICLES = 4
 
 
@@ -59,40 +59,45 @@ class Strip:
     uri: str
 
 
-def montage_table(versions: Mapping[str, Images]) -> TileTable:
-    """Every version of each particle; all versions of the signal share one grey window, raw and deviation have their own."""
+def montage_table(versions: Mapping[str, Images], *, others: Mapping[str, Images]) -> TileTable:
+    """Every version of each particle; all versions of the signal share one grey window, raw and deviation have their own.
+
+    Parameters
+    ----------
+    versions
+        Arrays (k, box, box) by the names of `VERSIONS`, and `image_names` (k).
+    others
+        What further methods restored, by their names: shown below `restored`.
+    """
     names = [str(name) for name in versions["image_names"]]
-    rows = []
+    shown: list[tuple[str, str, Images]] = []
     for key, label in VERSIONS.items():
         if key in versions:
-            low, high = _window(versions, key)
-            tiles = [Tile(png_uri(image, low, high), f"{label} image of particle {name}") for image, name in zip(versions[key], names, strict=True)]
-            rows.append(TileRow(label, f"{low:.2g} to {high:.2g} σ", tiles))
+            shown.append((key, label, versions[key]))
+        if key == "restored":
+            shown += [(key, f"restored by {name}", images) for name, images in others.items()]
+    rows = []
+    for key, label, images in shown:
+        low, high = _window(versions, key)
+        pictures = zip(shrunk(images, LARGEST_PARTICLE), names, strict=True)
+        tiles = [Tile(png_uri(image, low, high), f"{label} image of particle {name}") for image, name in pictures]
+        rows.append(TileRow(label, f"{low:.2g} to {high:.2g} σ", tiles))
     return TileTable([name.split("@")[0].lstrip("0") or "0" for name in names], rows)
 
 
 def comparison_strips(versions: Mapping[str, Images]) -> list[Strip]:
-    """The first particles, raw and restored, as one wide picture each."""
+    """The first particles in every version of the signal, as one wide picture each; raw and restored first."""
     strips = []
-    for key in ("raw", "restored"):
-        images = np.concatenate(list(versions[key][:STRIP_PARTICLES]), axis=1)
-        strips.append(Strip(VERSIONS[key], png_uri(images, *_window(versions, key))))
+    for key in ("raw", "restored", *(name for name in VERSIONS if name not in ("raw", "restored", "deviation"))):
+        if key in versions:
+            images = np.concatenate(list(shrunk(versions[key][:STRIP_PARTICLES], LARGEST_PARTICLE)), axis=1)
+            strips.append(Strip(VERSIONS[key], png_uri(images, *_window(versions, key))))
     return strips
 
 
-def slice_table(*, raw_maps: Sequence[str | Path], restored_maps: Sequence[str | Path], truth_map: str | Path | None) -> TileTable:
-    """Central sections of the mean of both half-maps, raw and restored, and of the truth; each map in its own grey window."""
-    volumes = {"raw": _mean_map(raw_maps), "restored": _mean_map(restored_maps)}
-    if truth_map is not None:
-        volumes["truth"] = read_map(truth_map)[0]
-    rows = []
-    for label, volume in volumes.items():
-        middle = volume.shape[0] // 2
-        sections = {"xy": volume[middle], "xz": volume[:, middle], "yz": volume[:, :, middle]}
-        low, high = _percentiles(np.stack(list(sections.values())), 1.0, 99.8)
-        tiles = [Tile(png_uri(section, low, high), f"central {name} section of the {label} map") for name, section in sections.items()]
-        rows.append(TileRow(label, f"{low:.2g} to {high:.2g}", tiles))
-    return TileTable(["x, y", "x, z", "y, z"], rows)
+def shrunk(images: Images, largest: int) -> Images:
+    """Images (..., box, box), Fourier-cropped where their box is larger than `largest` px."""
+    return fourier_crop(np.ascontiguousarray(images, np.float32), largest) if images.shape[-1] > largest else images
 
 
 def png_uri(image: Images, low: float, high: float) -> str:
@@ -102,17 +107,12 @@ def png_uri(image: Images, low: float, high: float) -> str:
 
 def _window(versions: Mapping[str, Images], key: str) -> tuple[float, float]:
     if key in ("raw", "deviation"):
-        low, high = _percentiles(versions[key], 1.0, 99.0)
+        low, high = percentiles(versions[key], 1.0, 99.0)
         return (0.0 if key == "deviation" else low), high
-    return _percentiles(versions["truth" if "truth" in versions else "restored"], 0.5, 99.7)
+    return percentiles(versions["truth" if "truth" in versions else "restored"], 0.5, 99.7)
 
 
-def _percentiles(values: Images, low: float, high: float) -> tuple[float, float]:
+def percentiles(values: Images, low: float, high: float) -> tuple[float, float]:
+    """Two percentiles as a grey window that is not empty."""
     first, last = (float(value) for value in np.percentile(values, (low, high)))
     return (0.0 if abs(first) < 1e-3 * abs(last) else first), max(last, first + 1e-6)
-
-
-def _mean_map(paths: Sequence[str | Path]) -> Images:
-    first, second, _ = read_pair(*paths)
-    mean: Images = torch.add(first, second).mul(0.5).numpy()
-    return mean

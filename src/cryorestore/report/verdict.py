@@ -1,10 +1,11 @@
 """The verdict: what a run found, in sentences that say no more than the numbers do."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cryorestore.summary import SELF_CONSISTENCY, SELF_CONSISTENCY_NOTE, control_value_text, resolution_text
+from cryorestore.report.controls import Control
+from cryorestore.summary import SELF_CONSISTENCY, SELF_CONSISTENCY_NOTE, resolution_text
 
 
 @dataclass(frozen=True)
@@ -18,16 +19,26 @@ class Card:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Sentences, large figures, the controls as (name, verdict, figures, text), and what the restored half-maps' FSC is worth."""
+    """Failed controls (empty where none did), sentences, large figures, and what the restored half-maps' FSC is worth."""
 
+    alarm: str = ""
     sentences: list[str] = field(default_factory=list)
     cards: list[Card] = field(default_factory=list)
-    controls: list[tuple[str, str, str, str]] = field(default_factory=list)
     note: str = SELF_CONSISTENCY_NOTE
 
 
-def write_verdict(summary: Mapping[str, Any], evaluation: Mapping[str, Any], *, has_true_map: bool) -> Verdict:
-    """Say the raw resolution, what restoration changed, which controls passed, and what the restored half-maps' FSC is worth."""
+def write_verdict(summary: Mapping[str, Any], evaluation: Mapping[str, Any], controls: Sequence[Control], *, has_true_map: bool) -> Verdict:
+    """Say the raw resolution, what restoration changed, which controls passed, and what the restored half-maps' FSC is worth.
+
+    Parameters
+    ----------
+    summary, evaluation
+        Of the method that the report shows.
+    controls
+        Of all methods.
+    has_true_map
+        Whether maps were compared with a truth.
+    """
     nyquist = 2 * summary["pixel_size"]
     raw = summary["resolution_raw_0143"]
     sentences = [
@@ -46,14 +57,12 @@ def write_verdict(summary: Mapping[str, Any], evaluation: Mapping[str, Any], *, 
         sentences.append("There is no truth for these data: how close the restored particles are to clean ones cannot be measured here.")
     if has_true_map:
         sentences.append(_map_sentence(summary["truth_resolution_raw_05"], summary["truth_resolution_restored_05"]))
-    controls = [
-        (name.replace("_", " "), str(control["verdict"]), control_value_text(control), str(control["text"]))
-        for name, control in summary["controls"].items()
-    ]
-    sentences.insert(1, _control_sentence(controls))
-    passed = sum(control[1] == "passed" for control in controls)
-    cards.append(Card("Controls passed", f"{passed} of {len(controls)}", ", ".join(control[0] for control in controls) or "none was run"))
-    return Verdict(sentences, cards, controls, _consistency_note(summary))
+    judged = [control for control in controls if control.passed is not None]
+    failed = [control for control in judged if not control.passed]
+    sentences.append(_control_sentence(judged, failed))
+    names = ", ".join(dict.fromkeys(control.title for control in judged))
+    cards.append(Card("Controls passed", f"{len(judged) - len(failed)} of {len(judged)}", names or "none was run"))
+    return Verdict(_alarm(failed, summary["method"]), sentences, cards, _consistency_note(summary))
 
 
 def interval_text(score: Mapping[str, Any], digits: int, *, sign: bool = False) -> str:
@@ -114,13 +123,27 @@ def _map_sentence(raw: float | None, restored: float | None) -> str:
     return f"Against the true map, FSC 0.5 is reached at {resolution_text(raw)} (raw) and {resolution_text(restored)} (restored), {comparison}."
 
 
-def _control_sentence(controls: list[tuple[str, str, str, str]]) -> str:
-    failed = [name for name, verdict, _, _ in controls if verdict == "failed"]
-    if not controls:
+def _alarm(failed: Sequence[Control], method: str) -> str:
+    """What the report's first line says where a control failed; what else it would have gated is named."""
+    if not failed:
+        return ""
+    own = [control for control in failed if control.method == method]
+    told = f"Failed controls: {_named(failed)}."
+    if not own:
+        return f"{told} None of them is one of {method}, whose results this page shows first."
+    return f"{told} Do not draw conclusions from the restored map of {method}."
+
+
+def _control_sentence(judged: Sequence[Control], failed: Sequence[Control]) -> str:
+    if not judged:
         return "No control was run: treat the restored particles as pictures only."
-    if failed:
-        return f"Failed controls: {', '.join(failed)}. Do not draw conclusions from the restored map."
-    return f"Passed controls: {', '.join(name for name, verdict, _, _ in controls if verdict == 'passed')}."
+    passed = [control for control in judged if control.passed]
+    told = f"Passed controls: {_named(passed)}." if passed else "No control was passed."
+    return told + (f" Failed controls: {_named(failed)}." if failed else "")
+
+
+def _named(controls: Sequence[Control]) -> str:
+    return ", ".join(f"{control.title} ({control.method})" for control in controls)
 
 
 def _consistency_note(summary: Mapping[str, Any]) -> str:

@@ -1,0 +1,75 @@
+"""Maps for the report's 3D view: small, in 16 bits, with a level for each share of the box that a surface may enclose."""
+
+import base64
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cryorestore.resolution.filters import low_pass
+
+Volume = NDArray[np.float32]
+
+LARGEST_BOX = 64
+"""Voxels a side of an embedded map: larger ones are Fourier-cropped"""
+SHARES = tuple(float(share) for share in np.round(np.geomspace(0.0005, 0.2, 53), 6))
+"""Of the box inside the surface, for the level's slider"""
+FIRST_SHARE_SIGMAS = 3.0
+COLORS = ("#b4bcc6", "#3fb5a8", "#e79a5b", "#7fa6f0")
+
+
+def isosurface_maps(volumes: Mapping[str, Volume], *, pixel_size: float, resolution: float | None) -> dict[str, Any]:
+    """Maps as the page's script reads them.
+
+    All maps are contoured at the level that encloses the same share of the box: their grey scales cannot be compared, their volumes can.
+
+    Parameters
+    ----------
+    volumes
+        Maps by label, axes z, y, x, of one box.
+    pixel_size
+        Angstrom per voxel.
+    resolution
+        What every map is low-passed to, angstrom: a surface of noise beyond it says nothing. None leaves them.
+
+    Returns
+    -------
+    dict
+        `maps`: `label`, `color`, `values` (base64 of int16, little-endian, axes x, y, z) and `levels`, one for each of `shares`;
+        `start`: the share shown first, where the last map exceeds three standard deviations; `box_size`, `voxel_size` (angstrom).
+    """
+    box_size = next(iter(volumes.values())).shape[-1]
+    small = min(box_size, LARGEST_BOX)
+    maps = []
+    for (label, volume), color in zip(volumes.items(), COLORS, strict=False):
+        cropped = crop_volume(_filtered(volume, pixel_size, resolution), small)
+        scale = 32000 / max(float(np.abs(cropped).max()), 1e-30)
+        values = np.round(cropped.T * scale).astype("<i2")
+        levels = np.quantile(values, [1 - share for share in SHARES])
+        text = base64.b64encode(np.ascontiguousarray(values).tobytes()).decode("ascii")
+        maps.append({"label": label, "color": color, "values": text, "levels": [float(level) for level in levels]})
+    last = crop_volume(_filtered(next(reversed(list(volumes.values()))), pixel_size, resolution), small)
+    share = float((last > last.mean() + FIRST_SHARE_SIGMAS * last.std()).mean())
+    start = int(np.argmin(np.abs(np.log(SHARES) - np.log(max(share, SHARES[0])))))
+    return {"maps": maps, "shares": list(SHARES), "start": start, "box_size": small, "voxel_size": pixel_size * box_size / small}
+
+
+def crop_volume(volume: Volume, box_size: int) -> Volume:
+    """Rescale a map (z, y, x) to a smaller even box by keeping the low frequencies; grey values stay."""
+    full = volume.shape[-1]
+    if full <= box_size:
+        return volume
+    first = full // 2 - box_size // 2
+    kept = slice(first, first + box_size)
+    transform = np.fft.fftshift(np.fft.fftn(np.fft.ifftshift(volume)))[kept, kept, kept]
+    cropped: Volume = (np.fft.fftshift(np.fft.ifftn(np.fft.ifftshift(transform))).real * (box_size / full) ** 3).astype(np.float32)
+    return cropped
+
+
+def _filtered(volume: Volume, pixel_size: float, resolution: float | None) -> Volume:
+    if resolution is None:
+        return volume
+    filtered: Volume = low_pass(torch.from_numpy(volume), resolution=resolution, pixel_size=pixel_size).numpy()
+    return filtered
