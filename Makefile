@@ -30,6 +30,7 @@ export MPLBACKEND := Agg
 export PYTHONNOUSERSITE := 1
 
 .PHONY: $(shell grep -oE '^[a-z-]+:' $(firstword $(MAKEFILE_LIST)) | tr -d :)
+.PHONY: help setup demo demo-real test bench-extraction bench-extraction-quick test-slurm test-browser soak check lint types unit docs lock clean clean-results distclean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -52,11 +53,14 @@ demo-real: $(PRODUCT) $(PEERS) ## the whole chain on experimental apoferritin mi
 	$(BIN)/snakemake --profile profiles/local --config datasets='[empiar-10146]'
 	@$(call print_headline,empiar-10146)
 
-test: $(DEV) $(PEERS) ## all tests but test-slurm; those whose data or programs are missing say so and are skipped
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile --durations 10 -m 'not slurm'
+test: $(DEV) $(PEERS) ## all tests but test-slurm and test-browser; those whose data or programs are missing say so and are skipped
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --durations 10 -m 'not slurm and not browser'
 
 test-slurm: $(DEV) ## the tiny chain on a real SLURM of this machine, interrupted in many ways (Debian, root)
 	$(BIN)/pytest -m slurm -s --durations 10 tests/slurm
+
+test-browser: $(DEV) ## the report in a headless Chromium: of a made-up run, and of every run under results/
+	$(BIN)/pytest -m browser --durations 5 tests/browser
 
 soak: $(DEV) ## kill -9 at 50 random moments of the tiny chain, each run to its end again (an hour or more; goes on where it was stopped)
 	$(BIN)/python benchmarks/soak/soak.py

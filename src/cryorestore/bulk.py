@@ -13,6 +13,10 @@ FIGURES = (
     *("method", "particles", "box_size", "pixel_size", "resolution_raw_0143", "self_consistency_restored_0143", "self_consistency_reason"),
     *("truth_resolution_raw_05", "truth_resolution_restored_05", "seconds_total", "gpu_hours"),
 )
+METHOD_FIGURES = (
+    *("method", "psnr_raw", "psnr_wiener", "psnr_restored", "frc05_raw", "frc05_restored", "resolution_raw_0143"),
+    *("truth_resolution_raw_05", "truth_resolution_restored_05", "self_consistency_restored_0143", "self_consistency_reason", "network_evaluations"),
+)
 COLUMNS = ("dataset", "status", *FIGURES, "controls_passed", "controls_failed", "failed_step", "log", "message")
 MESSAGE_LENGTH = 300
 
@@ -56,15 +60,16 @@ def summarize_datasets(
 
 
 def dataset_row(name: str, targets: Sequence[str], *, results: Path, logs: Path, benchmarks: Path, run_log: str | None = None) -> dict[str, Any]:
-    """The row of one data set, with all of `COLUMNS`; see `summarize_datasets`."""
+    """The row of one data set, with all of `COLUMNS`, and `methods`, the figures of each where it finished; see `summarize_datasets`."""
     files = [Path(target) for target in targets]
     complete = all(path.exists() for path in files)
     written = min((path.stat().st_mtime for path in files), default=0.0) if complete else 0.0
     failed = [log for log in unfinished_logs(name, logs=logs, benchmarks=benchmarks) if log.stat().st_mtime > written]
     row: dict[str, Any] = dict.fromkeys(COLUMNS) | {"dataset": name, "status": "failed" if failed else "finished" if complete else "not finished"}
+    row["methods"] = []
     if failed:
         return row | {"failed_step": failed[0].parent.name, "log": str(failed[0]), "message": last_error(failed[0])}
-    return row | (_figures(results / name) if complete else {"log": run_log})
+    return row | ({**_figures(results / name), "methods": _methods(results / name)} if complete else {"log": run_log})
 
 
 def unfinished_logs(dataset: str, *, logs: Path, benchmarks: Path) -> list[Path]:
@@ -97,3 +102,14 @@ def _figures(folder: Path) -> dict[str, Any]:
         raw = read_json(folder / "raw/fsc.json")
         return {"box_size": raw["box_size"], "pixel_size": raw["pixel_size"], "resolution_raw_0143": raw["resolutions"].get("0.143")}
     return {}
+
+
+def _methods(folder: Path) -> list[dict[str, Any]]:
+    """Figures of every method of a finished data set, the first of its configuration first, and which is `best` by PSNR; none where no method ran."""
+    if not (folder / "methods.json").exists():
+        return []
+    every, first = read_json(folder / "methods.json"), read_json(folder / "summary.json")["method"]
+    names = [first, *(name for name in every if name != first)]
+    rows = [{figure: every[name].get(figure) for figure in METHOD_FIGURES} for name in names]
+    scored = [row["psnr_restored"] for row in rows if row["psnr_restored"] is not None]
+    return [row | {"best": len(scored) > 1 and row["psnr_restored"] == max(scored)} for row in rows]

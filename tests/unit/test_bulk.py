@@ -64,6 +64,20 @@ def test_each_data_set_has_its_state_and_only_a_finished_one_figures(run):
     assert rows["late"]["log"] == "run.log"
 
 
+def test_the_methods_of_a_finished_data_set_stand_side_by_side_and_the_best_is_marked(run):
+    methods = {name: SUMMARY | {"method": name, "psnr_restored": psnr} for name, psnr in (("map-bayes", 25.0), ("ours", 26.5))}
+    write(run / "results/good/methods.json", json.dumps(methods), age=100)
+    rows = summarized(run)
+    assert [(row["method"], row["psnr_restored"], row["best"]) for row in rows["good"]["methods"]] == [
+        ("ours", 26.5, True),
+        ("map-bayes", 25.0, False),
+    ]
+    assert rows["bad"]["methods"] == []
+    page = (run / "t.html").read_text()
+    assert page.count("★") == 1
+    assert page.index("<h2>Methods</h2>") < page.index("26.50 ★") < page.index("map-bayes")
+
+
 def test_a_failure_is_that_of_the_first_job_with_its_log_and_last_error(run):
     row = summarized(run)["bad"]
     assert row["failed_step"] == "normalize_particles"
