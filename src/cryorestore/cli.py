@@ -73,6 +73,7 @@ def _add_commands() -> None:
         "cryorestore.converting:convert_particles", name="convert-particles", help="Turn a RELION table into a .cs, or a .cs into a STAR file."
     )
     app.command("cryorestore.project_init:init", help="Write a dataset file from a RELION job, a cryoSPARC job or a table.")
+    app.command("cryorestore.status:status", name="status", help="Say what a run is doing: done, running, failed, losses, and when it will be over.")
     for rule, step in STEPS.items():
         target = f"cryorestore.commands:{rule}"
         app.command(target, name=rule.replace("_", "-"), help=step.summary)

@@ -22,7 +22,7 @@ from cryorestore.logs import get_logger
 from cryorestore.postprocess import PostprocessConfig, PostProcessor, PostprocessUnet
 from cryorestore.ranks import current_ranks
 from cryorestore.training_data import STATISTICS_PAIRS, TrainingPairs, root_mean_square
-from cryorestore.training_loop import Plan, Progress, StopRequest, Task, checkpoint_path, train, write_history
+from cryorestore.training_loop import Plan, Progress, StopRequest, Task, checkpoint_path, losses_path, train, write_history
 from cryorestore.training_tasks import DiffusionTask, PostprocessTask, restore_pairs
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -225,7 +225,8 @@ def _run(
         return
     write_history(places.history, at.history)
     save_weights(places.weights, best, {**description, **made_of, "fingerprint": key, "pairs_config": data.config, "validation": _validation(at)})
-    checkpoint_path(places.work_dir).unlink(missing_ok=True)
+    for state in (checkpoint_path(places.work_dir), losses_path(places.work_dir)):
+        state.unlink(missing_ok=True)
     get_logger().info("best step %d of %d: validation %.5g, at the start %.5g", at.best_step, at.step, at.best_loss, at.first_loss)
 
 

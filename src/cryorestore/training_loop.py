@@ -134,7 +134,8 @@ def train(task: Task, network: nn.Module, plan: Plan, *, work_dir: str | Path, k
     """Train until the steps are done or `patience` validations in a row brought no gain; return the best running mean, step 0 included.
 
     State is kept in `work_dir`/checkpoint.safetensors and taken up from there if its `key` is the same; it is removed at the end by the caller, after
-    the weights are written. Several ranks share each batch and have the same weights; the first validates and saves, and all stop at the same step.
+    the weights are written, and so is losses.csv beside it, which has the course so far. Several ranks share each batch and have the same weights;
+    the first validates and saves, and all stop at the same step.
 
     Raises
     ------
@@ -155,7 +156,8 @@ def train(task: Task, network: nn.Module, plan: Plan, *, work_dir: str | Path, k
             break
         _train_step(task, networks, plan, at, step, ranks)
         at.seconds = earlier + time.monotonic() - begun
-        _record(task, networks, plan, at, ranks)
+        if _record(task, networks, plan, at, ranks) and ranks.is_first:
+            write_history(losses_path(work_dir), at.history)
         wanted = ranks.any(stop.reason() is not None)
         if ranks.is_first and (wanted or time.monotonic() - saved_at >= 60 * plan.checkpoint_minutes):
             _save(path, networks, at, key)
@@ -169,6 +171,11 @@ def train(task: Task, network: nn.Module, plan: Plan, *, work_dir: str | Path, k
 def checkpoint_path(work_dir: str | Path) -> Path:
     """Where the state of a training lies."""
     return Path(work_dir) / "checkpoint.safetensors"
+
+
+def losses_path(work_dir: str | Path) -> Path:
+    """Where the course of a training can be followed while it runs: the rows that will be its history."""
+    return Path(work_dir) / "losses.csv"
 
 
 def write_history(path: str | Path, rows: list[list[float | None]]) -> None:
@@ -266,8 +273,8 @@ def _within_memory(compute: Callable[[], float], at: Progress, *, images: int) -
             torch.cuda.empty_cache()
 
 
-def _record(task: Task, networks: Networks, plan: Plan, at: Progress, ranks: Ranks) -> None:
-    """Validate where it is time to, and add a row to the history."""
+def _record(task: Task, networks: Networks, plan: Plan, at: Progress, ranks: Ranks) -> bool:
+    """Validate where it is time to, and add a row to the history; whether one was added."""
     validation: float | None = None
     if at.step % plan.validation_every == 0 or at.step == plan.steps:
         validation = _checked(ranks.from_first(lambda: _validate(task, networks.average, at)), "validation loss", at.step)
@@ -276,9 +283,11 @@ def _record(task: Task, networks: Networks, plan: Plan, at: Progress, ranks: Ran
             at.best_loss, at.best_step, at.without_gain = validation, at.step, 0
             networks.best = {name: tensor.clone() for name, tensor in networks.average.state_dict().items()}
         get_logger().info("step %d: validation loss %.5g (best %.5g at step %d)", at.step, validation, at.best_loss, at.best_step)
-    if validation is not None or at.step % plan.history_every == 0:
-        at.history.append([at.step, at.step * plan.batch_size, at.seconds, at.loss_sum / at.loss_count, validation, plan.rate(at.step)])
-        at.loss_sum, at.loss_count = 0.0, 0
+    if validation is None and at.step % plan.history_every:
+        return False
+    at.history.append([at.step, at.step * plan.batch_size, at.seconds, at.loss_sum / at.loss_count, validation, plan.rate(at.step)])
+    at.loss_sum, at.loss_count = 0.0, 0
+    return True
 
 
 def _checked(loss: float, what: str, step: int) -> float:

@@ -157,6 +157,24 @@ def test_sigterm_saves_and_ends_with_code_75(diffusion, monkeypatch, tmp_path):
     assert not (tmp_path / "a/diffusion.safetensors").exists()
 
 
+def test_losses_can_be_followed_while_a_training_runs_and_become_its_history(diffusion, monkeypatch, tmp_path):
+    losses, seen = tmp_path / "a/work/losses.csv", []
+    real = Plan.rate
+
+    def rate(self, step):
+        if losses.exists():
+            seen.append(losses.read_text())
+        return real(self, step)
+
+    monkeypatch.setattr(Plan, "rate", rate)
+    diffusion()
+    assert not losses.exists()
+    assert seen
+    history = (tmp_path / "a/history.csv").read_text()
+    assert all(history.startswith(text) for text in seen)
+    assert seen[-1].count("\n") > 2
+
+
 def test_the_end_of_the_jobs_time_stops_it(diffusion):
     with pytest.raises(SystemExit) as stopped:
         diffusion(runtime_minutes=0.0)
