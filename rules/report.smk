@@ -52,7 +52,7 @@ rule write_report:
         methods="<results>/{dataset}/methods.json",
         evaluations=per_method("<results>/{dataset}/evaluation/{method}.json"),
         montages=per_method("<results>/{dataset}/evaluation/{method}_montage.npz"),
-        controls=per_method("<results>/{dataset}/controls/{method}.json"),
+        controls=control_results,
         raw_fsc="<results>/{dataset}/raw/fsc.csv",
         restored_fscs=per_method("<results>/{dataset}/restored.{method}/fsc.csv"),
         diffusion_histories=per_network("diffusion"),

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from cryorestore import plots
 from cryorestore.baselines.wiener import estimate_signal_power
 from cryorestore.controls.result import ControlResult, Null
 from cryorestore.ctf import ctf_2d
 from cryorestore.evaluate import evaluate_restoration
-from cryorestore.files import write_json
 from cryorestore.fourier import to_fourier, to_real
 from cryorestore.io.mrc import MrcStackWriter, write_map
 from cryorestore.io.star import StarBlock, write_star
@@ -81,7 +81,7 @@ class Tree:
             "methods": self.root / "methods.json",
             "evaluations": [self.root / f"evaluation/{name}.json" for name in denoisers],
             "montages": [self.root / f"evaluation/{name}_montage.npz" for name in denoisers],
-            "controls": [self.root / f"controls/{name}.json" for name in denoisers],
+            "controls": [self.root / f"control.noise_only.{name}/control.json" for name in denoisers],
             "raw_fsc": self.root / "raw/fsc.csv",
             "restored_fscs": [folder / "fsc.csv" for folder in folders],
             "diffusion_histories": [self.root / f"models/ours/half{half}/diffusion_history.csv" for half in (1, 2)],
@@ -245,8 +245,12 @@ def _write_logs(root: Path, methods: tuple[str, ...], control_passed: bool) -> N
             null=Null("no image of noise is a particle", 0.0),
             verdict="passed" if control_passed else "failed",
             text=f"{0 if control_passed else 20} % of the noise images accepted",
+            details={"ungated_fsc": np.linspace(1.0, 0.0, BOX // 2 + 1).tolist()},
         )
-        control.write(root / f"control.noise_only.{method}/control.json", picture=None)
+        folder = root / f"control.noise_only.{method}"
+        folder.mkdir()
+        plots.plot_fsc({"noise": ([0.0, 0.125], [1.0, 0.0])}, folder / "control.svg", thresholds=(0.143,), pixel_size=PIXEL_SIZE)
+        control.write(folder / "control.json", picture=folder / "control.svg")
     for step, seconds, memory in (("train_diffusion", 60.0, 2048.0), ("restore_particles", 30.0, 512.0)):
         path = root / f"benchmarks/{step}/made_up_half1.tsv"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -59,7 +59,7 @@ def write_verdict(summary: Mapping[str, Any], evaluation: Mapping[str, Any], con
         sentences.append(_map_sentence(summary["truth_resolution_raw_05"], summary["truth_resolution_restored_05"]))
     judged = [control for control in controls if control.passed is not None]
     failed = [control for control in judged if not control.passed]
-    sentences.append(_control_sentence(judged, failed))
+    sentences.insert(1, _control_sentence(judged, failed))
     names = ", ".join(dict.fromkeys(control.title for control in judged))
     cards.append(Card("Controls passed", f"{len(judged) - len(failed)} of {len(judged)}", names or "none was run"))
     return Verdict(_alarm(failed, summary["method"]), sentences, cards, _consistency_note(summary))
