@@ -17,6 +17,7 @@ from cryorestore.ctf import CtfParameters, ctf_2d
 from cryorestore.errors import CryorestoreError
 from cryorestore.files import atomic_path, read_json, write_json
 from cryorestore.io.mrc import MrcStackReader
+from cryorestore.logs import progress
 from cryorestore.masks import soft_disc
 from cryorestore.metrics import Scores
 from cryorestore.particles import ParticleTable
@@ -98,7 +99,7 @@ def evaluate_restoration(
     scores = Scores()
     if truth is not None:
         for half, rows in zip(halves, chosen, strict=True):
-            for batch in _batches(rows):
+            for batch in progress(list(_batches(rows)), description="scoring"):
                 scores.add(half.versions(batch, mask), truth.images(half.rows[batch]))
     true = None if truth is None else truth.is_particle
     content = scores.summarize(box_size=table.box_size, pixel_size=table.pixel_size, seed=seed) | {

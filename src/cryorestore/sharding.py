@@ -10,6 +10,7 @@ from cryorestore.io.binding import IMAGE_HASH
 from cryorestore.io.mrc import MrcStackReader, MrcStackWriter
 from cryorestore.io.packed import pack_lines
 from cryorestore.io.star import StarBlock
+from cryorestore.logs import progress
 from cryorestore.particles import ParticleTable
 
 IMAGES_AT_ONCE = 256
@@ -89,8 +90,8 @@ def _join_stacks(path: str | Path, stacks: Sequence[Path], *, count: int) -> lis
     """Write all images as one stack; return their hashes."""
     readers = [MrcStackReader(stack) for stack in stacks]
     with MrcStackWriter(path, count=count, box_size=readers[0].shape2d[0], pixel_size=readers[0].pixel_size) as writer:
-        for reader in readers:
-            for first in range(0, reader.count, IMAGES_AT_ONCE):
+        for number, reader in enumerate(readers, start=1):
+            for first in progress(range(0, reader.count, IMAGES_AT_ONCE), description=f"joining shard {number} of {len(readers)}"):
                 writer.append(reader.read(range(first, min(reader.count, first + IMAGES_AT_ONCE))))
     return writer.hashes
 
