@@ -73,7 +73,7 @@ def read_controls(paths: Sequence[str | Path], *, box_size: int, pixel_size: flo
                 passed=OUTCOMES[verdict],
                 text=_text(entry),
                 reason=entry["text"],
-                gates=(entry["gates"] or "").replace("_", " "),
+                gates=entry["gates"] or "",
                 picture=_picture_uri(entry["picture"], path),
                 curves=_curves(entry, box_size * pixel_size),
                 source=str(path),
