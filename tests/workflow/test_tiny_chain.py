@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 
 import mrcfile
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from cryorestore.particles import ParticleTable
+from cryorestore.status import read_status
 
 ROOT = Path(__file__).parents[2]
 METHODS = ("ours", "sr3+post")
@@ -119,6 +121,16 @@ def test_the_report_is_one_file_that_asks_the_network_for_nothing(results):
     assert '<link rel="stylesheet"' not in text
     assert "<script src" not in text
     assert text.count("data:image/png;base64") >= 1
+
+
+def test_the_status_of_the_run_is_told_with_the_losses_of_every_training(run):
+    found = read_status(run, run / "results", now=datetime.now())
+    assert found.state == "finished"
+    assert {job.state for job in found.run.jobs.values()} == {"finished"}
+    assert len(found.run.jobs) == found.run.total > 40
+    told = {(losses.method, losses.half, losses.network, losses.step) for losses in found.losses if losses.is_finished}
+    assert told == {(method, half, network, 8) for method in METHODS for half in "12" for network in ("diffusion", "postprocess")}
+    assert len(told) == len(found.losses)
 
 
 def test_histories_start_with_the_untrained_network(results):

@@ -66,7 +66,7 @@ class RunLog:
 
 
 def latest_run(folder: Path) -> RunLog:
-    """The newest run that had jobs to do in a folder; dry runs and runs with nothing to do are passed over.
+    """The newest run that had jobs to do in a folder; runs with nothing to do are passed over, and dry runs leave no log.
 
     Raises
     ------
@@ -75,8 +75,7 @@ def latest_run(folder: Path) -> RunLog:
     """
     logs = sorted((folder / ".snakemake/log").glob("*.snakemake.log"), reverse=True)
     for path in logs:
-        text = path.read_text(encoding="utf-8", errors="replace")
-        if "\nJob stats:" in text and "This was a dry-run" not in text:
+        if "\nJob stats:" in path.read_text(encoding="utf-8", errors="replace"):
             return read_run_log(path)
     found = f"{len(logs)} logs without a job" if logs else "no log"
     raise CryorestoreError(f"{folder / '.snakemake/log'}: found {found}, expected a run; say with --folder where snakemake was started")
