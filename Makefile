@@ -58,7 +58,7 @@ test: $(DEV) $(PEERS) ## all tests but test-slurm and test-browser; those whose 
 test-slurm: $(DEV) ## the tiny chain on a real SLURM of this machine, interrupted in many ways (Debian, root)
 	$(BIN)/pytest -m slurm -s --durations 10 tests/slurm
 
-test-browser: $(DEV) ## the report in a headless Chromium: of a made-up run, and of every run under results/
+test-browser: $(DEV) ## the report in a headless Chromium: of a made-up run, and those that CRYORESTORE_REPORTS names
 	$(BIN)/pytest -m browser --durations 5 tests/browser
 
 soak: $(DEV) ## kill -9 at 50 random moments of the tiny chain, each run to its end again (an hour or more; goes on where it was stopped)

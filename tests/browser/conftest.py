@@ -1,4 +1,4 @@
-"""The browser of this machine, and pages to open in it: of a made-up run, and of the runs that lie under results/."""
+"""The browser of this machine, and pages to open in it: of a made-up run, and the reports that CRYORESTORE_REPORTS names (with : between them)."""
 
 import os
 import shutil
@@ -10,7 +10,7 @@ from cryorestore.bulk import summarize_datasets
 from cryorestore.report import write_report
 from results_tree import make_tree
 
-RESULTS = Path(__file__).parents[2] / "results"
+REPORTS = [Path(name) for name in os.environ.get("CRYORESTORE_REPORTS", "").split(os.pathsep) if name]
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 SOFTWARE_RENDERING = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 METHODS = ("ours", "sr3+post")
@@ -18,8 +18,8 @@ METHODS = ("ours", "sr3+post")
 
 def pytest_generate_tests(metafunc):
     if "report" in metafunc.fixturenames:
-        runs = sorted(RESULTS.glob("*/report.html"))
-        metafunc.parametrize("report", ["made up", *runs], indirect=True, ids=["made-up", *(path.parent.name for path in runs)], scope="session")
+        names = ["made-up", *(path.parent.name for path in REPORTS)]
+        metafunc.parametrize("report", ["made up", *REPORTS], indirect=True, ids=names, scope="session")
     if "width" in metafunc.fixturenames:
         metafunc.parametrize("width", [1280, 390])
 
@@ -58,7 +58,7 @@ def tree(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def report(request, tree):
-    """A report: of the made-up run, or of one that was made here before."""
+    """A report: of the made-up run, or one that was named."""
     if request.param != "made up":
         return request.param
     files = tree.report_files(denoisers=METHODS)
