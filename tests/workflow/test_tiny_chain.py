@@ -3,9 +3,11 @@
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from datetime import datetime
 from pathlib import Path
 
@@ -121,6 +123,17 @@ def test_the_report_is_one_file_that_asks_the_network_for_nothing(results):
     assert '<link rel="stylesheet"' not in text
     assert "<script src" not in text
     assert text.count("data:image/png;base64") >= 1
+
+
+def test_snakemakes_own_report_holds_the_pictures_with_their_captions(run):
+    made = snakemake(run, "--report", "snakemake_report.zip")
+    assert made.returncode == 0, made.stderr[-3000:]
+    with zipfile.ZipFile(run / "snakemake_report.zip") as archive:
+        names = [Path(name).name for name in archive.namelist()]
+        page = archive.read("snakemake_report/report.html").decode()
+    assert {"report.html", "fsc.svg", "fsc_truth.svg", "control.svg"} <= set(names)
+    for caption in ("Summary of tiny: what was restored", "half-maps of tiny, restored.ours, with the crossings", "A control of sr3+post on tiny"):
+        assert caption in re.sub(r"\\n|\s", " ", page), caption
 
 
 def test_the_status_of_the_run_is_told_with_the_losses_of_every_training(run):
