@@ -1,4 +1,5 @@
 import inspect
+import shutil
 import subprocess
 import sys
 from importlib import import_module
@@ -6,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cryorestore.config import STEPS, code_version, load_configuration, step_parameters
+from cryorestore.config import STEPS, code_version, load_configuration, sources, step_parameters
 from cryorestore.config.inputs import check_inputs
 from cryorestore.config.loading import DEFAULTS, read_yaml
 from cryorestore.config.reference import PAGE, render
@@ -155,6 +156,16 @@ def test_the_code_version_covers_what_a_module_imports_and_nothing_else():
     assert "training" not in _closure("extract")
     assert "logs" not in _closure("extract")
     assert len({code_version(step.module) for step in STEPS.values()}) == len({step.module for step in STEPS.values()})
+
+
+def test_a_changed_template_is_a_changed_version_of_the_steps_that_write_pages(monkeypatch, tmp_path):
+    steps = ("write_report", "summarize_datasets", "compute_fsc")
+    before = [code_version(STEPS[step].module) for step in steps]
+    monkeypatch.setattr(sources, "PACKAGE", Path(shutil.copytree(sources.PACKAGE, tmp_path / "cryorestore")))
+    assert [code_version(STEPS[step].module) for step in steps] == before
+    (tmp_path / "cryorestore/templates/report.css").write_text("p { color: red }")
+    after = [code_version(STEPS[step].module) for step in steps]
+    assert [was == now for was, now in zip(before, after, strict=True)] == [False, False, True]
 
 
 def test_the_reference_page_is_up_to_date():

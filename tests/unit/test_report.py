@@ -18,7 +18,7 @@ from cryorestore.particles import ParticleTable
 from cryorestore.report import write_report
 from cryorestore.report.controls import read_controls
 from cryorestore.report.curves import CurveFiles, resolution_rows
-from cryorestore.report.isosurface import crop_volume, isosurface_maps
+from cryorestore.report.isosurface import isosurface_maps, small_map
 from cryorestore.report.spectra import reference_projections
 from cryorestore.report.verdict import write_verdict
 from results_tree import Tree, make_tree
@@ -264,8 +264,9 @@ def test_surfaces_are_embedded_along_x_y_z_at_levels_that_enclose_the_same_share
 def test_a_large_box_is_embedded_small_with_its_grey_values_and_length():
     axis = 2 * np.pi * np.arange(80) / 80
     volume = np.broadcast_to(np.cos(3 * axis), (80, 80, 80)).astype(np.float32)
-    small = crop_volume(volume, 64)
+    small = small_map(volume, 64, pixel_size=1.0, resolution=None)
     np.testing.assert_allclose(small[5, 7], np.cos(3 * 2 * np.pi * (0.5 + (np.arange(64) - 32) / 64)), atol=1e-4)
+    assert np.abs(small_map(volume, 64, pixel_size=1.0, resolution=40.0)).max() < 1e-5
     content = isosurface_maps({"raw": volume}, pixel_size=1.0, resolution=None)
     assert content["box_size"] * content["voxel_size"] == 80.0
 

@@ -9,12 +9,13 @@ PACKAGE = Path(__file__).resolve().parents[1]
 IMPORT = re.compile(
     r"^\s*(?:from\s+cryorestore(?P<source>[.\w]*)\s+import\s+(?P<names>\([^)]*\)|[^\n]*)|import\s+cryorestore(?P<module>[.\w]*))", re.MULTILINE
 )
+PAGE_PARTS = ("templates", "vendor")
 WITHOUT_EFFECT = frozenset({"errors", "logs", "provenance"})
 """Modules that say what happens and do not change what comes out."""
 
 
 def code_version(module: str) -> str:
-    """Hash `cryorestore.<module>` with every module of the library that it imports, directly or not.
+    """Hash `cryorestore.<module>` with every module of the library that it imports, directly or not, and the pages' parts where one renders them.
 
     Parameters
     ----------
@@ -29,7 +30,10 @@ def code_version(module: str) -> str:
     digest = hashlib.sha256()
     for name in sorted(_closure(module)):
         digest.update(name.encode())
-        digest.update(_file_of(name).read_bytes())
+        source = _file_of(name).read_bytes()
+        digest.update(source)
+        if b"PackageLoader" in source:
+            digest.update(b"".join(path.read_bytes() for folder in PAGE_PARTS for path in sorted((PACKAGE / folder).iterdir())))
     return digest.hexdigest()[:12]
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cryorestore.resolution.filters import low_pass
+from cryorestore.resolution.filters import low_pass_coefficients
 
 Volume = NDArray[np.float32]
 
@@ -44,32 +44,29 @@ def isosurface_maps(volumes: Mapping[str, Volume], *, pixel_size: float, resolut
     small = min(box_size, LARGEST_BOX)
     maps = []
     for (label, volume), color in zip(volumes.items(), COLORS, strict=False):
-        cropped = crop_volume(_filtered(volume, pixel_size, resolution), small)
+        cropped = small_map(volume, small, pixel_size=pixel_size, resolution=resolution)
         scale = 32000 / max(float(np.abs(cropped).max()), 1e-30)
         values = np.round(cropped.T * scale).astype("<i2")
         levels = np.quantile(values, [1 - share for share in SHARES])
         text = base64.b64encode(np.ascontiguousarray(values).tobytes()).decode("ascii")
         maps.append({"label": label, "color": color, "values": text, "levels": [float(level) for level in levels]})
-    last = crop_volume(_filtered(next(reversed(list(volumes.values()))), pixel_size, resolution), small)
-    share = float((last > last.mean() + FIRST_SHARE_SIGMAS * last.std()).mean())
+    share = float((cropped > cropped.mean() + FIRST_SHARE_SIGMAS * cropped.std()).mean())
     start = int(np.argmin(np.abs(np.log(SHARES) - np.log(max(share, SHARES[0])))))
     return {"maps": maps, "shares": list(SHARES), "start": start, "box_size": small, "voxel_size": pixel_size * box_size / small}
 
 
-def crop_volume(volume: Volume, box_size: int) -> Volume:
-    """Rescale a map (z, y, x) to a smaller even box by keeping the low frequencies; grey values stay."""
+def small_map(volume: Volume, box_size: int, *, pixel_size: float, resolution: float | None) -> Volume:
+    """Low-pass a map (z, y, x) to `resolution` (angstrom; None leaves it) and rescale it to a smaller even box; grey values stay.
+
+    Centre stays at box // 2: both boxes are even, so keeping the corners of the transform is enough.
+    """
     full = volume.shape[-1]
-    if full <= box_size:
-        return volume
-    first = full // 2 - box_size // 2
-    kept = slice(first, first + box_size)
-    transform = np.fft.fftshift(np.fft.fftn(np.fft.ifftshift(volume)))[kept, kept, kept]
-    cropped: Volume = (np.fft.fftshift(np.fft.ifftn(np.fft.ifftshift(transform))).real * (box_size / full) ** 3).astype(np.float32)
-    return cropped
-
-
-def _filtered(volume: Volume, pixel_size: float, resolution: float | None) -> Volume:
-    if resolution is None:
-        return volume
-    filtered: Volume = low_pass(torch.from_numpy(volume), resolution=resolution, pixel_size=pixel_size).numpy()
-    return filtered
+    transform = torch.fft.rfftn(torch.from_numpy(volume))
+    if resolution is not None:
+        transform = low_pass_coefficients(transform, resolution=resolution, pixel_size=pixel_size)
+    if full > box_size:
+        kept = torch.arange(-(box_size // 2), box_size // 2).roll(box_size // 2)
+        transform = transform[kept][:, kept][:, :, : box_size // 2 + 1] * (box_size / full) ** 3
+    size = min(full, box_size)
+    small: Volume = torch.fft.irfftn(transform, s=(size, size, size)).numpy()
+    return small

@@ -4,13 +4,14 @@
 (function () {
   const wipe = document.getElementById("wipe"), [first, second] = wipe.querySelectorAll("img"), tags = wipe.querySelectorAll(".tag");
   const cut = document.getElementById("cut"), blink = document.getElementById("blink");
+  const strips = JSON.parse(document.getElementById("strips").textContent);
   let timer = 0;
   cut.addEventListener("input", () => wipe.style.setProperty("--cut", cut.value + "%"));
   for (const [name, picture, tag] of [["left", first, tags[0]], ["right", second, tags[1]]]) {
     const choice = document.getElementById(name);
     choice.addEventListener("change", () => {
       const label = choice.selectedOptions[0].textContent;
-      picture.src = choice.value;
+      picture.src = strips[Number(choice.value)];
       picture.alt = label + " images of the first particles of the montage";
       tag.textContent = label;
     });
