@@ -4,7 +4,7 @@ usage: python benchmarks/controls/measure.py RESULTS DATASET CONTROL[,CONTROL...
 
 RESULTS is the folder `results` of a finished run of DATASET, which may be of an older version: only its particles, maps, references and
 networks are read. The image names in its tables are looked for from the current folder. What was found is kept in
-benchmarks/controls/DATASET.json by control and method, with the commit of this code.
+benchmarks/controls/DATASET.json by control and method, with the version of the code that made it (a hash of the modules that it runs).
 """
 
 import json
@@ -14,8 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from cryorestore.config import STEPS, load_configuration, step_parameters
-from cryorestore.provenance import code_commit
+from cryorestore.config import STEPS, code_version, load_configuration, step_parameters
 
 HERE = Path(__file__).parent
 OF_HALF_1 = ("phase_randomised", "junk")
@@ -40,7 +39,7 @@ def main() -> None:
                     **step_parameters(f"control_{name}", settings, method=method, half=half),
                 )
                 found = json.loads(outputs["control"].read_text())
-            kept.setdefault(name, {})[method] = {"commit": code_commit(), **found}
+            kept.setdefault(name, {})[method] = {"code_version": code_version(step.module), **found}
             path.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n", encoding="utf-8")
             print(f"{name}, {method}: {found['verdict']}; {found['text']}", flush=True)
 

@@ -92,6 +92,9 @@ def page() -> str:
     clone = HERE / "fresh_clone.json"
     if clone.is_file():
         parts += ["## A fresh clone", *clone_section(json.loads(clone.read_text()))]
+    controls = HERE.parent / "controls/demo.json"
+    if controls.is_file():
+        parts += ["## Controls on the demo", *control_section(json.loads(controls.read_text()))]
     samplers = HERE.parent / "samplers/results.json"
     if samplers.is_file():
         parts += ["## Samplers", *sampler_section(json.loads(samplers.read_text()))]
@@ -156,6 +159,20 @@ def clone_section(clone: dict[str, Any]) -> list[str]:
         f"({clone['machine']}); the first makes the environments, too.",
         "\n".join(rows),
         f"pytest's closing line: {clone['pytest']}.",
+    ]
+
+
+def control_section(found: dict[str, Any]) -> list[str]:
+    """What the controls that train nothing found, in their own words."""
+    rows = ["| control | method | verdict | score | threshold | what was found |", "|---|---|---|---|---|---|"]
+    for name, methods in found.items():
+        for method, control in methods.items():
+            cells = [f"`{name}`", f"`{method}`", control["verdict"], number(control["score"], 3), number(control["threshold"], 3), control["text"]]
+            rows.append("| " + " | ".join(cells) + " |")
+    return [
+        "Command: `python benchmarks/controls/measure.py results demo raw,phase_randomised,shared_network,particle_number,junk ours`, put to a "
+        "finished demo; one seed. [Validity](validity.md#controls) says what each score is and what it gates.",
+        "\n".join(rows),
     ]
 
 
