@@ -174,7 +174,7 @@ def page(run: dict[str, Any], found: dict[str, Any]) -> str:
             "",
             "Micrographs and picks are no inputs of jobs one by one: the micrographs stand in one table, and pick files in one parameter that",
             "changes with their names, sizes and times. A test (`tests/workflow/test_bulk.py`) plans 200 data sets of 2,000 micrographs each, with",
-            "pick files, and demands at most 30 s of processor time.",
+            "pick files, and demands at most 60 s of processor time beside other tests.",
             "",
             *queue(json.loads((ROOT / "benchmarks/slurm/results.json").read_text(encoding="utf-8"))),
         ]

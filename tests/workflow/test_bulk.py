@@ -16,8 +16,8 @@ from cryorestore.io.mrc import MrcStackWriter
 from cryorestore.io.star import StarBlock, write_star
 
 ROOT = Path(__file__).parents[2]
-PLANNING_LIMIT = 30.0
-"""seconds for 200 data sets of 2,000 micrographs each"""
+PLANNING_LIMIT = 60.0
+"""seconds for 200 data sets of 2,000 micrographs each: twice what a quiet processor is to take, since other tests run beside this one"""
 
 pytestmark = pytest.mark.slow
 
