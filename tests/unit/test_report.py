@@ -180,9 +180,10 @@ def test_a_failed_control_is_in_the_first_line_and_withholds_the_figure(tree, ht
     verdict = write_verdict(summary | withheld, read_json(tree.root / "evaluation/ours.json"), controls, has_true_map=True)
     assert verdict.alarm == "Failed controls: noise only (ours). Do not draw conclusions from the restored map of ours."
     assert "No figure is given here: withheld: control noise_only failed" in verdict.note
-    rows = resolution_rows(
-        CurveFiles({"raw": tree.root / "raw/fsc.csv", "ours": tree.root / "restored.ours/fsc.csv"}, {}), controls, {"ours": withheld}
-    )
+    curves = CurveFiles({"raw": tree.root / "raw/fsc.csv", "ours": tree.root / "restored.ours/fsc.csv"}, {})
+    rows = resolution_rows(curves, controls, {"ours": withheld}, method="ours")
+    assert rows[-1]["curve"] == "ours: noise only, ungated"
+    assert len(resolution_rows(curves, controls, {"ours": withheld}, method="another")) == len(rows) - 1
     assert [row["crossings"] for row in rows if row["curve"] == "ours half-maps"] == [["withheld", "withheld"]]
 
 

@@ -111,7 +111,7 @@ def write_report(
         "controls": judged,
         "strips": comparison_strips(versions),
         "montage": montage_table(versions, others=other_methods(names, dict(zip(denoisers[1:], montages[1:], strict=True)))),
-        "resolutions": resolution_rows(curves, judged, every),
+        "resolutions": resolution_rows(curves, judged, every, method=denoisers[0]),
         "raw_resolution": resolution_text(figures["resolution_raw_0143"]),
         "sections": section_table(volumes),
         "projections": projection_table(volumes),

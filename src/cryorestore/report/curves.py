@@ -93,8 +93,8 @@ def masked_picture(path: str | Path, pixel_size: float) -> Picture | None:
     )
 
 
-def resolution_rows(files: CurveFiles, controls: Sequence[Control], methods: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Crossings of every curve, each with what it is worth; `good` is True, False or None (neither)."""
+def resolution_rows(files: CurveFiles, controls: Sequence[Control], methods: Mapping[str, Mapping[str, Any]], *, method: str) -> list[dict[str, Any]]:
+    """Crossings of every curve, of the controls of `method` alone, each with what it is worth; `good` is True, False or None (neither)."""
     rows = [_row("raw half-maps", files.halves["raw"], "fsc", "the resolution of this data set", good=True)]
     rows += [
         _row(f"raw half-maps, {label}", files.halves["raw"], column, "a part of the headline curve")
@@ -111,7 +111,7 @@ def resolution_rows(files: CurveFiles, controls: Sequence[Control], methods: Map
             rows.append(_row(f"{name} half-maps", path, "fsc", "self-consistency, no resolution; its controls passed"))
     rows += [_row(f"{name} to the true map", path, "fsc", "measured against the truth; its 0.5 counts") for name, path in files.truth.items()]
     for control in controls:
-        for label, (frequency, values) in control.curves.items():
+        for label, (frequency, values) in control.curves.items() if control.method == method else ():
             crossings = [resolution_text(_crossing(frequency, values, threshold)) for threshold in THRESHOLDS]
             verdict = f"control {control.title}, {control.outcome}: shown for contrast, no resolution"
             rows.append({"curve": f"{control.method}: {label}", "crossings": crossings, "verdict": verdict, "good": None})

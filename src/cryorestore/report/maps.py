@@ -75,7 +75,7 @@ def guinier_picture(guinier: str | Path | None, sharpening: str | Path | None) -
     """The Guinier plot of the raw half-maps' mean."""
     if guinier is None or sharpening is None:
         return None
-    squared, *series = read_columns(guinier, ("squared_frequency", *AMPLITUDES))
+    squared, *series = (column[1:] for column in read_columns(guinier, ("squared_frequency", *AMPLITUDES)))
     floor = np.nanmin(series[0]) - FILTERED_AWAY
     shown = [np.where(values < floor, np.nan, values) for values in series]
     amplitudes = {label: values for label, values in zip(AMPLITUDES.values(), shown, strict=True) if np.isfinite(values).any()}
