@@ -10,7 +10,7 @@ from cryorestore.bulk import summarize_datasets
 from cryorestore.report import write_report
 from results_tree import make_tree
 
-REPORTS = [Path(name) for name in os.environ.get("CRYORESTORE_REPORTS", "").split(os.pathsep) if name]
+REPORTS = [Path(name).resolve() for name in os.environ.get("CRYORESTORE_REPORTS", "").split(os.pathsep) if name]
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 SOFTWARE_RENDERING = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 METHODS = ("ours", "sr3+post")
