@@ -404,6 +404,20 @@ def report_truth_map(wildcards):
     )
 
 
+def report_map_figures(wildcards):
+    """Sharpened map and local resolution, as far as the configuration asks for them."""
+    settings, raw = settings_of(wildcards), "<results>/{dataset}/raw"
+    files = {}
+    if settings["sharpen"]["enabled"]:
+        files["sharpened_map"] = f"{raw}/sharpened.mrc"
+        files["guinier"] = f"{raw}/guinier.csv"
+        files["sharpening"] = f"{raw}/sharpened.json"
+    if settings["local_resolution"]["enabled"]:
+        files["local_resolution_map"] = f"{raw}/local_resolution.mrc"
+        files["local_resolution_figures"] = f"{raw}/local_resolution.json"
+    return files
+
+
 def trained_methods(settings):
     """The methods of each network."""
     methods = settings["methods"]
