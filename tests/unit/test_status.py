@@ -141,13 +141,20 @@ def test_a_log_of_slurm_jobs_is_read_with_the_runs_name_and_a_retry(tmp_path):
         "    benchmark: benchmarks/train_diffusion/tiny_ours_half1.tsv",
         "    wildcards: dataset=tiny, method=ours, half=1",
     ]
-    failed = ["[Wed Nov 25 05:01:13 2026]", "Error in rule train_diffusion:", "    jobid: 13", "Trying to restart job 13."]
+    failed = [
+        "[Wed Nov 25 05:01:13 2026]",
+        "Error in rule train_diffusion:",
+        "    jobid: 13",
+        "Shutting down, this might take some time.",
+        "Trying to restart job 13.",
+    ]
     head = ["  Date: 2026-11-25 04:59:13", "  Host: vm", "SLURM run ID: cryorestore_abf7", "Job stats:", "job                count", "-----  -----"]
     planned = ["train_diffusion        1", "all                    1", "total                  2"]
     lines = [*head, *planned, "[Wed Nov 25 05:00:00 2026]", *block, *failed, "[Wed Nov 25 05:02:00 2026]", *block]
     path.write_text("\n".join(lines))
     run = latest_run(tmp_path)
     (job,) = run.jobs.values()
+    assert not run.is_over
     assert (run.run_id, run.planned) == ("cryorestore_abf7", {"train_diffusion": 1, "all": 1})
     assert (job.state, job.dataset, job.name, job.began) == (RUNNING, "tiny", "tiny, ours, 1", datetime(2026, 11, 25, 5, 2))
 

@@ -45,7 +45,7 @@ class RunJob:
 
 @dataclass
 class RunLog:
-    """A run: planned jobs by rule, jobs by number, when and where it began, its name in SLURM's queue, and whether its last word was an error."""
+    """A run: planned jobs by rule, jobs by number, when and where it began, its name in SLURM's queue, and whether it is over."""
 
     path: Path
     began: datetime | None = None
@@ -104,7 +104,7 @@ def _read_line(run: RunLog, line: str, now: datetime | None, job: RunJob | None,
         run.host = host[1]
     elif run_id := _RUN_ID.search(line):
         run.run_id = run_id[1]
-    elif line.startswith(("Complete log", "Shutting down")):
+    elif line.startswith("Complete log"):
         run.is_over = True
     elif ended := _FINISHED.match(line):
         if ended[1] in run.jobs:
