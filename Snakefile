@@ -32,7 +32,7 @@ container: CONFIGURATION.container
 
 wildcard_constraints:
     dataset=one_of(CONFIGURATION.settings),
-    stack=r"raw|restored\.[a-z0-9+-]+",
+    stack=r"raw|restored\.[a-z0-9+-]+|fused\.(marginal|mean-pose)",
     method="[a-z0-9+-]+",
     half="[12]",
     fold="[12]",

@@ -16,6 +16,7 @@ except CryorestoreError as error:
 GIB = 1024  # MB
 HOUR = 60  # minutes
 LIBRARY_MB = 900  # torch and what comes with it
+MAP_COPIES = 80  # maps of the box that a reconstruction takes memory for (docs/reconstruction.md)
 
 
 def settings_of(wildcards):
@@ -394,6 +395,13 @@ def per_half_of_first_method(name):
 
 def first_method_table(wildcards):
     return f"<results>/{wildcards.dataset}/restored.{dataset_methods(wildcards)[0]}/particles.star"
+
+
+def backend_check(wildcards):
+    """The agreement of two backends, where another one is to check."""
+    if not settings_of(wildcards)["reconstruct"]["check"]:
+        return {}
+    return {"backend_check": "<results>/{dataset}/raw/backend_check.json"}
 
 
 def report_truth_map(wildcards):

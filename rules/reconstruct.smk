@@ -10,17 +10,76 @@ rule reconstruct_map:
         "<logs>/reconstruct_map/{dataset}_{stack}_half{half}.log",
     benchmark:
         "<benchmarks>/reconstruct_map/{dataset}_{stack}_half{half}.tsv"
+    wildcard_constraints:
+        stack=r"raw|restored\.[a-z0-9+-]+|fused\.mean-pose",
     conda:
         "../envs/reconstruct.yaml"
     threads: compute_threads
     resources:
-        mem_mb=escalating(memory_for_maps(copies=40)),
+        mem_mb=escalating(memory_for_maps(copies=MAP_COPIES)),
         runtime=escalating(4 * HOUR),
     params:
         step=step_parameters("reconstruct_map"),
         code_version=code_version("reconstruct_map"),
     script:
         "../scripts/reconstruct_map.py"
+
+
+rule check_backend:
+    """Map half 1 with another backend, where its program is found, and see that both maps agree."""
+    input:
+        star="<results>/{dataset}/raw/half1/particles.star",
+        map="<results>/{dataset}/raw/half1/map.mrc",
+        map_odd="<results>/{dataset}/raw/half1/map_odd.mrc",
+        map_even="<results>/{dataset}/raw/half1/map_even.mrc",
+    output:
+        agreement="<results>/{dataset}/raw/backend_check.json",
+    log:
+        "<logs>/check_backend/{dataset}.log",
+    benchmark:
+        "<benchmarks>/check_backend/{dataset}.tsv"
+    conda:
+        "../envs/reconstruct.yaml"
+    threads: compute_threads
+    resources:
+        mem_mb=escalating(memory_for_maps(copies=MAP_COPIES)),
+        runtime=escalating(4 * HOUR),
+    params:
+        step=step_parameters("check_backend"),
+        code_version=code_version("check_backend"),
+    script:
+        "../scripts/check_backend.py"
+
+
+rule fuse_map:
+    """Map the raw particles of one half at draws from their pose posterior, and write their mean poses."""
+    input:
+        star="<results>/{dataset}/raw/half{half}/particles.star",
+        raw_map_odd="<results>/{dataset}/raw/half{half}/map_odd.mrc",
+        raw_map_even="<results>/{dataset}/raw/half{half}/map_even.mrc",
+        reference_map="<results>/{dataset}/pairs/half{half}/reference_map.mrc",
+        noise_json="<results>/{dataset}/pairs/half{half}/noise.json",
+    output:
+        map="<results>/{dataset}/fused.marginal/half{half}/map.mrc",
+        map_odd="<results>/{dataset}/fused.marginal/half{half}/map_odd.mrc",
+        map_even="<results>/{dataset}/fused.marginal/half{half}/map_even.mrc",
+        figures="<results>/{dataset}/fused.marginal/half{half}/fusion.json",
+        mean_pose_star="<results>/{dataset}/fused.mean-pose/half{half}/particles.star",
+    log:
+        "<logs>/fuse_map/{dataset}_half{half}.log",
+    benchmark:
+        "<benchmarks>/fuse_map/{dataset}_half{half}.tsv"
+    conda:
+        "../envs/reconstruct.yaml"
+    threads: compute_threads
+    resources:
+        mem_mb=escalating(memory_for_maps(copies=MAP_COPIES)),
+        runtime=escalating(8 * HOUR),
+    params:
+        step=step_parameters("fuse_map"),
+        code_version=code_version("fuse_map"),
+    script:
+        "../scripts/fuse_map.py"
 
 
 rule make_fsc_mask:

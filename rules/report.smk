@@ -2,6 +2,7 @@ rule write_summary:
     """Write the flat summary of a data set, of its first method and of all."""
     input:
         unpack(partial(true_curves, form="json")),
+        unpack(backend_check),
         raw_fsc="<results>/{dataset}/raw/fsc.json",
         restored_fscs=per_method("<results>/{dataset}/restored.{method}/fsc.json"),
         evaluations=per_method("<results>/{dataset}/evaluation/{method}.json"),

@@ -49,6 +49,7 @@ def step_benchmarks(wildcards):
             for step in (*first, "normalize_particles", "preflight", "split_particles")
         ),
         *(("reconstruct_map", [stack, half]) for stack in stacks for half in halves),
+        *((step, []) for step in checked_backends(settings)),
         *((step, []) for step in made_masks(settings)),
         *fold_jobs(settings),
         *((step, [stack]) for step in curves for stack in stacks),
@@ -162,7 +163,13 @@ prepared_targets = partial(
 
 
 def dataset_stacks(settings):
+    """The stacks that summary and report tell of."""
     return ["raw", *(f"restored.{method}" for method in settings["denoisers"])]
+
+
+def fused_stacks(settings):
+    enabled = settings["fusion"]["enabled"]
+    return ["fused.marginal", "fused.mean-pose"] if enabled else []
 
 
 def curves_of(settings):
@@ -174,9 +181,18 @@ def curves_of(settings):
         "local_resolution": "raw/local_resolution.mrc",
     }
     return [
-        *(f"{stack}/{name}" for stack in dataset_stacks(settings) for name in names),
+        *(
+            f"{stack}/{name}"
+            for stack in (*dataset_stacks(settings), *fused_stacks(settings))
+            for name in names
+        ),
         *(name for section, name in optional.items() if settings[section]["enabled"]),
     ]
+
+
+def checked_backends(settings):
+    """The step that maps a half with another backend, where one is named."""
+    return ["check_backend"] if settings["reconstruct"]["check"] else []
 
 
 def made_masks(settings):

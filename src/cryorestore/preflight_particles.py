@@ -174,7 +174,7 @@ def _map_of(particles: SmallParticles, rows: slice) -> Tensor:
     images, ctf, shifts = particles.images[rows], particles.ctf[rows], particles.shifts_px[rows]
     for operator in operators[:1] if on_grid else operators:
         backproject(images, ctf, particles.rotations[rows] @ operator, shifts, projector, premultiplied=particles.premultiplied)
-    return (projector.symmetrised(operators) if on_grid and len(operators) > 1 else projector).volume()
+    return projector.volume(operators if on_grid else None)
 
 
 def coefficients_per_shell(box_size: int) -> Float[Tensor, "shells"]:

@@ -1,7 +1,7 @@
 """What a half-set knows about itself: its FSC-weighted map, its noise, its signal; learned from that half alone."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,14 @@ class Reference:
             **spectra,
         )
 
+    def of_map(
+        self, volume: Float[Tensor, "box box box"], weights: Float[Tensor, "shells"], *, mask_radius: float, mask_edge: float, seed: int
+    ) -> "Reference":
+        """The same half by another of its maps, with that map's Wiener weights (`fsc_wiener_weights`); the options are `estimate_reference`'s."""
+        sphere = soft_sphere(volume.shape[-1], mask_radius / self.pixel_size, mask_edge / self.pixel_size)
+        filtered = _filter(volume, weights) * sphere * self.amplitude
+        return replace(self, volume=filtered, map_error_power=_map_error(filtered, weights, self.max_shell, seed), fsc_weights=weights)
+
 
 def estimate_reference(
     table: ParticleTable,
@@ -110,8 +118,7 @@ def estimate_reference(
     signal_power = estimate_signal_power(_images_with_ctf(table), noise_power=noise_power)
     amplitude = _fit_amplitude(table, volume, noise_power, max_shell)
     volume = volume * amplitude
-    power = _slice_power(volume, max_shell, seed)
-    error = power * (1 - weights) / weights.clamp_min(_FSC_END)
+    error = _map_error(volume, weights, max_shell, seed)
     return Reference(volume, pixel_size, max_shell, noise_power, signal_power, error, weights, amplitude)
 
 
@@ -170,6 +177,11 @@ def _fit_amplitude(table: ParticleTable, volume: Tensor, noise_power: Tensor, ma
             "check invert_contrast and the poses"
         )
     return amplitude
+
+
+def _map_error(volume: Tensor, weights: Tensor, max_shell: int, seed: int) -> Tensor:
+    """Power of the error of a map's slices, from its own power after Wiener weighting."""
+    return _slice_power(volume, max_shell, seed) * (1 - weights) / weights.clamp_min(_FSC_END)
 
 
 def _slice_power(volume: Tensor, max_shell: int, seed: int) -> Tensor:

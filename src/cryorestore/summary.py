@@ -32,6 +32,7 @@ def write_summary(
     methods: str | Path,
     raw_truth_fsc: str | Path | None = None,
     restored_truth_fscs: Sequence[str | Path] = (),
+    backend_check: str | Path | None = None,
     dataset: str,
     denoisers: Sequence[str],
 ) -> None:
@@ -45,6 +46,8 @@ def write_summary(
         JSON of every control of every method, in any order; may be empty (nothing was checked).
     raw_fsc, raw_truth_fsc
         JSON of the raw half-maps' FSC, and of their mean to the true map.
+    backend_check
+        JSON of the agreement with another backend's map, where that was asked for.
     benchmarks
         Snakemake's TSV files of all steps, for time and memory.
     summary, methods
@@ -70,6 +73,7 @@ def write_summary(
         "pixel_size": raw["pixel_size"],
         "resolution_raw_0143": raw["resolutions"].get("0.143"),
         "truth_resolution_raw_05": None if raw_truth_fsc is None else read_json(raw_truth_fsc)["resolutions"].get("0.5"),
+        "backend_agreement": None if backend_check is None else read_json(backend_check)["agreement"],
         "seconds_total": sum(step["seconds"] for step in steps),
         "gpu_hours": gpu_hours(steps),
         "peak_memory_gib": max((step["memory_gib"] for step in steps), default=0.0),

@@ -1,17 +1,20 @@
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from cryorestore.errors import CryorestoreError
+from cryorestore.files import read_json
 from cryorestore.fsc import fourier_shell_correlation
 from cryorestore.geometry import symmetry_matrices
 from cryorestore.io.mrc import read_map
 from cryorestore.particles import ParticleTable
-from cryorestore.reconstruct import reconstruct_map, used_rows
+from cryorestore.reconstruct import HalfMaps, reconstruct_map, step, used_rows
+from cryorestore.reconstruct.check import check_backend
 from cryorestore.reconstruct.cryodrgn import _alternating
-from cryorestore.reconstruct.native import BackProjector, backproject
+from cryorestore.reconstruct.native import PEAK_COPIES, BackProjector, backproject
 from helpers import BOX, PIXEL, blob_map, simulate_particles, write_particles
 
 
@@ -53,7 +56,7 @@ def test_turning_the_grid_is_the_same_as_inserting_every_image_at_every_rotation
     backproject(data["images"], data["ctf"], rotations, shifts, turned)
     for operator in operators:
         backproject(data["images"], data["ctf"], rotations @ operator, shifts, inserted)
-    assert torch.allclose(turned.symmetrised(operators).volume(), inserted.volume(), atol=1e-3)
+    assert torch.allclose(turned.volume(operators), inserted.volume(), atol=1e-3)
 
 
 def test_images_that_are_multiplied_by_their_ctf_give_the_same_map(tmp_path):
@@ -85,6 +88,38 @@ def test_an_unknown_backend_and_a_missing_program_are_named(tmp_path):
         reconstruct(tmp_path, star, backend="frealign")
     with pytest.raises(CryorestoreError, match=r"programs\.cryodrgn"):
         reconstruct(tmp_path, star, backend="cryodrgn", program="no-such-program")
+
+
+def check(folder, star, maps, **options):
+    check_backend(star=star, **maps, agreement=folder / "check.json", mask_radius=44.0, mask_edge=8.0, **options)
+    return read_json(folder / "check.json")
+
+
+def test_another_backend_agrees_or_was_not_found(tmp_path):
+    star = write_particles(tmp_path, simulate_particles(60, sigma=0.3))
+    maps = {name: tmp_path / f"{name}.mrc" for name in ("map", "map_odd", "map_even")}
+    reconstruct_map(star=star, **maps, backend="native")
+    assert check(tmp_path, star, maps, backend="native")["agreement"] == pytest.approx(1.0, abs=1e-6)
+    other = write_particles(tmp_path, simulate_particles(60, sigma=0.3, volume=blob_map(seed=1)))
+    assert check(tmp_path, other, maps, backend="native")["agreement"] < 0.9
+    missing = check(tmp_path, star, maps, backend="cryodrgn", program="no-such-program")
+    assert missing["agreement"] is None
+    assert "no-such-program" in missing["reason"]
+
+
+@pytest.mark.parametrize(("damage", "message"), [("nan", "NaN or infinite"), ("flat", "empty")])
+def test_a_broken_map_is_refused_and_nothing_is_written(tmp_path, monkeypatch, damage, message):
+    star = write_particles(tmp_path, simulate_particles(8, sigma=0.1))
+    broken = torch.full((BOX, BOX, BOX), float("nan") if damage == "nan" else 0.0)
+    monkeypatch.setitem(step.BACKENDS, "native", lambda *_, **__: HalfMaps(broken, broken, broken))
+    with pytest.raises(CryorestoreError, match=message):
+        reconstruct(tmp_path, star)
+    assert not list(tmp_path.glob("map*.mrc"))
+
+
+def test_the_rules_ask_for_the_memory_that_a_reconstruction_states():
+    rules = (Path(__file__).parents[2] / "rules/common.smk").read_text()
+    assert f"MAP_COPIES = {PEAK_COPIES} " in rules
 
 
 @pytest.mark.parametrize("count", [6, 7])

@@ -5,6 +5,7 @@ import pytest
 from rich.console import Console
 
 from cryorestore.errors import CryorestoreError
+from cryorestore.files import read_json, write_json
 from cryorestore.summary import SELF_CONSISTENCY, headline, print_headline, write_summary
 from results_tree import make_tree
 
@@ -56,6 +57,16 @@ def test_all_methods_stand_in_methods_and_the_first_in_the_summary(tmp_path):
     assert summary["method"] == "sr3+post"
     assert methods.keys() == {"ours", "sr3+post"}
     assert methods["sr3+post"] == summary
+
+
+@pytest.mark.parametrize("agreement", [0.98, None])
+def test_the_agreement_of_another_backend_stands_in_the_summary(tree, agreement):
+    write_json(tree.root / "backend_check.json", {"backend": "relion", "agreement": agreement, "reason": None})
+    files = {"evaluations": [tree.root / "evaluation/ours.json"], "restored_fscs": [tree.root / "restored.ours/fsc.json"]}
+    files |= {"summary": tree.root / "checked.json", "methods": tree.root / "checked_methods.json", "raw_fsc": tree.root / "raw/fsc.json"}
+    backend_check = tree.root / "backend_check.json"
+    write_summary(**files, controls=[], benchmarks=[], backend_check=backend_check, dataset="made_up", denoisers=["ours"])
+    assert read_json(files["summary"])["backend_agreement"] == agreement
 
 
 def test_a_missing_file_of_a_method_is_told(tree):

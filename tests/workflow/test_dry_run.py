@@ -94,6 +94,19 @@ def test_full_controls_train_on_changed_maps_and_basic_ones_train_nothing(tmp_pa
     assert found == {"make_control_maps": 3, "make_control_pairs": 3, "train_control_diffusion": 3, "control_changed_map": 6, "control_junk": 2}
 
 
+def test_fused_stacks_and_the_check_of_the_backend_are_made_where_they_are_asked_for(tmp_path):
+    counts = []
+    for asked in (["reconstruct={check: native}"], ["fusion={enabled: true}"]):
+        done = dry_run(tmp_path, "--config", "denoisers=[ours]", *asked)
+        assert done.returncode == 0, done.stderr
+        counts.append(job_counts(done.stdout + done.stderr))
+    without, made = counts
+    assert (without["check_backend"], "check_backend" in made) == (1, False)
+    assert "fuse_map" not in without
+    # raw particles at their mean poses are mapped like any other stack; each of the two stacks has its curves
+    assert (made["fuse_map"], made["reconstruct_map"] - without["reconstruct_map"], made["compute_fsc"] - without["compute_fsc"]) == (2, 2, 2)
+
+
 def test_shards_take_jobs_of_their_own_and_one_shard_takes_none(tmp_path):
     done = dry_run(tmp_path, "restore", "--config", "denoisers=[ours]")
     assert done.returncode == 0, done.stderr

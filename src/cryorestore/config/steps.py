@@ -35,6 +35,8 @@ STEPS = {
     "preflight": Step("preflight", "preflight", "Judge a few hundred particles before anything costly."),
     "split_particles": Step("split", "split_particles", "Split into half-sets and set particles apart for scoring."),
     "reconstruct_map": Step("reconstruct", "reconstruct_map", "Reconstruct a half, whole and from its odd and even particles."),
+    "check_backend": Step("reconstruct.check", "check_backend", "Map a half with another backend and see that both agree."),
+    "fuse_map": Step("reconstruct.fusion", "fuse_map", "Map the raw particles of a half at draws from their pose posterior."),
     "make_fsc_mask": Step("resolution.masking", "make_fsc_mask", "Make the mask under which half-maps are correlated."),
     "compute_fsc": Step("resolution.curves", "write_fsc", "Correlate two half-maps shell by shell."),
     "compute_truth_fsc": Step("resolution.curves", "write_truth_fsc", "Correlate the mean of two half-maps with a true map."),
@@ -162,13 +164,28 @@ def _split_particles(settings: Settings) -> dict[str, Any]:
 
 
 def _reconstruct_map(settings: Settings) -> dict[str, Any]:
-    backend = settings["reconstruct"]["backend"]
+    return _backend(settings, settings["reconstruct"]["backend"])
+
+
+def _check_backend(settings: Settings) -> dict[str, Any]:
+    checked = settings["reconstruct"]["check"]
+    return {**_backend(settings, checked), **_mask(settings)}
+
+
+def _backend(settings: Settings, backend: str) -> dict[str, Any]:
     program = {"cryodrgn": settings["programs"]["cryodrgn"], "relion": settings["programs"]["relion_reconstruct"]}.get(backend, "")
+    return {"backend": backend, "symmetry": settings["symmetry"], "program": program_path(program), "threads": settings["compute"]["threads"]}
+
+
+def _fuse_map(settings: Settings) -> dict[str, Any]:
     return {
-        **settings["reconstruct"],
+        **_mask(settings),
+        **_pose_posterior(settings),
         "symmetry": settings["symmetry"],
-        "program": program_path(program),
+        "evidence_threshold": settings["restore"]["evidence_threshold"],
+        "batch_size": settings["compute"]["batch_size"],
         "threads": settings["compute"]["threads"],
+        "seed": settings["seed"],
     }
 
 
@@ -289,6 +306,8 @@ _PARAMETERS: dict[str, Callable[[Settings], dict[str, Any]]] = {
     "preflight": _preflight,
     "split_particles": _split_particles,
     "reconstruct_map": _reconstruct_map,
+    "check_backend": _check_backend,
+    "fuse_map": _fuse_map,
     "make_fsc_mask": _make_fsc_mask,
     "compute_fsc": _compute_fsc,
     "compute_truth_fsc": _compute_truth_fsc,

@@ -23,7 +23,20 @@ _WIDENING = 1.4
 """Factor on the fitted deviation of the rotation before it is drawn from."""
 _SHIFTS = 13
 """Grid points a shift axis; the grid spans three deviations to each side."""
-_DEVIATION_SAMPLES = 24
+_DRAWS = 24
+"""Poses a particle that the deviation is taken over."""
+
+
+@dataclass(frozen=True)
+class PosteriorPoses:
+    """Poses of b particles after the search: equally likely draws, and their mean."""
+
+    rotations: Float[Tensor, "b draws 3 3"]
+    """in order of the rotation's number in the last round; every k-th is a systematic sample too"""
+    shifts_px: Float[Tensor, "b draws 2"]
+    mean_rotations: Float[Tensor, "b 3 3"]
+    """at the mean of the rotation vectors from the given pose"""
+    mean_shifts_px: Float[Tensor, "b 2"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +51,7 @@ class PosteriorResult:
     """log of p(image | particle near this pose) / p(image | noise only)"""
     effective_samples: Float[Tensor, "b"]
     """effective number of rotations in the last round"""
+    poses: PosteriorPoses
 
 
 @dataclass(frozen=True)
@@ -112,7 +126,7 @@ class LocalPosterior:
                 data[:, :band], contrast[:, :band], rotations, shifts_px, proposal, generators, count=count, from_prior=number == 0
             )
             proposal = self._fit(latest)
-        return self._summarise(latest, contrast, generators)
+        return self._summarise(latest, proposal, contrast, rotations, generators)
 
     def _first_proposal(self, count: int, shifts_px: Tensor) -> _Proposal:
         return _Proposal(
@@ -177,7 +191,9 @@ class LocalPosterior:
         deviation = (variance + (0.5 * spacing) ** 2).sqrt().clamp(max=self._shift_deviation)
         return _Proposal(mean, torch.linalg.cholesky(covariance * _WIDENING**2), latest.shift_centre + offset_mean, deviation)
 
-    def _summarise(self, latest: _Round, contrast: Tensor, generators: list[torch.Generator]) -> PosteriorResult:
+    def _summarise(
+        self, latest: _Round, fitted: _Proposal, contrast: Tensor, rotations: Tensor, generators: list[torch.Generator]
+    ) -> PosteriorResult:
         log_weights = latest.log_weights.flatten(1)
         weights = torch.softmax(log_weights, 1).view_as(latest.log_weights)
         phases = self._phases(latest.shift_offsets)
@@ -185,11 +201,12 @@ class LocalPosterior:
         to_centre = contrast * self._phases(latest.shift_centre)
         mean = self.coefficients.to_images((latest.slices * averaged).sum(1) * to_centre)
         uniform = torch.stack([torch.rand(1, generator=generator) for generator in generators])
-        steps = (torch.arange(_DEVIATION_SAMPLES) + uniform) / _DEVIATION_SAMPLES
+        steps = (torch.arange(_DRAWS) + uniform) / _DRAWS
         cumulative = weights.flatten(1).cumsum(1)
         drawn = torch.searchsorted(cumulative, steps * cumulative[:, -1:]).clamp_max(cumulative.shape[1] - 1)
         row = torch.arange(len(drawn))[:, None]
-        shifted = latest.slices[row, drawn // weights.shape[2]] * phases[row, drawn % weights.shape[2]]
+        rotation, shift = drawn // weights.shape[2], drawn % weights.shape[2]
+        shifted = latest.slices[row, rotation] * phases[row, shift]
         samples = self.coefficients.to_images(shifted * to_centre[:, None])
         by_rotation = weights.sum(2)
         return PosteriorResult(
@@ -197,6 +214,12 @@ class LocalPosterior:
             deviation=samples.std(1),
             log_evidence=torch.logsumexp(log_weights, 1) - math.log(latest.log_weights.shape[1]),
             effective_samples=1 / by_rotation.square().sum(1),
+            poses=PosteriorPoses(
+                rotations=rotation_vectors_to_matrices(latest.vectors[row, rotation]) @ rotations[:, None],
+                shifts_px=latest.shift_centre[:, None] + latest.shift_offsets[row, shift],
+                mean_rotations=rotation_vectors_to_matrices(fitted.mean) @ rotations,
+                mean_shifts_px=fitted.shift_mean,
+            ),
         )
 
     def _shift_grid(self, deviation: Tensor) -> Tensor:

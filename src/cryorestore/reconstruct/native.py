@@ -1,6 +1,5 @@
 """Reconstruction by adding central slices, weighted with the CTF, to a padded grid, and solving for the map that fits them best."""
 
-import copy
 import itertools
 import math
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Complex, Float
+from numpy.typing import NDArray
 from torch import Tensor
 
 from cryorestore.coefficients import CoefficientSet
@@ -21,8 +21,9 @@ from cryorestore.reconstruct.least_squares import NormalEquations, signal_to_noi
 from cryorestore.reconstruct.maps import HalfMaps
 from cryorestore.slicing import add_slices, add_slices_on_device, grid_shape
 
+PEAK_COPIES = 80
+"""Memory of a reconstruction at most, in copies of the map at single precision (docs/reconstruction.md); the rules ask for as much."""
 _BATCH = 64
-_CONJUGATE = torch.tensor([1.0, -1.0, 1.0])
 _CORNER_EDGE = 3.0
 """Width (px) of the soft edge outside the sphere that touches the box: its corners hold aliases, and RELION clears them likewise."""
 
@@ -61,67 +62,107 @@ class BackProjector:
         real, imaginary, power = (part.contiguous().numpy() for part in (numerator.real, numerator.imag, weight))
         add_slices(self._sums.numpy(), real, imaginary, power, axes.numpy(), self._kx.numpy(), self._ky.numpy(), self._reach)
 
-    def merged(self, other: "BackProjector") -> "BackProjector":
-        """The accumulator of both sets of images."""
-        return self._with_sums(self._sums + other._sums)
+    def equations(self, operators: Float[Tensor, "k 3 3"] | None = None) -> NormalEquations:
+        """What the inserted images ask of the map.
 
-    def _with_sums(self, sums: Tensor) -> "BackProjector":
-        other = copy.copy(self)
-        other._sums = sums
-        return other
+        Parameters
+        ----------
+        operators
+            Rotations that map the grid onto itself (entries -1, 0, 1): as if every image had been inserted at each.
+        """
+        # Grids of twice the box are most of the memory. So: one part of the sums and one axis at a time, and none of them is kept by a name here.
+        whole = self.box_size * PADDING
+        right = _to_real(self._grid(operators, real=0, imaginary=1), size=self.box_size, window=self._window()) * self.box_size
+        kernel = _transform_of_even(_to_real(self._grid(operators, real=2), size=whole, window=self._window()))
+        return NormalEquations(right, kernel, self._mean_weight(operators))
 
-    def symmetrised(self, operators: Float[Tensor, "k 3 3"]) -> "BackProjector":
-        """Average over rotations that map the grid onto itself (entries -1, 0, 1), as if every image had been inserted at each."""
-        closed = self._closed()
-        mirror = closed[:, :, 1:-1].flip((0, 1, 2)) * _CONJUGATE
-        cube = torch.cat([mirror, closed[:, :, :-1]], 2)
-        total = torch.zeros_like(cube)
-        for operator in operators.round().long():
-            # axes of the cube are z, y, x; the operator acts on (x, y, z)
-            source = operator.abs().argmax(0).flip(0).sub(2).neg().tolist()
-            signs = operator.sum(0).flip(0).tolist()
-            turned = cube.permute(*source, 3)
-            total += turned.flip([axis for axis in range(3) if signs[axis] < 0]) if min(signs) < 0 else turned
-        kept = torch.zeros_like(closed)
-        kept[:, :, :-1] = total[:, :, self._reach :]
-        kept[:, :, 0] /= 2  # closing adds the mirror image of this plane once more
-        return self._with_sums(kept.flatten())
-
-    def _closed(self) -> Float[Tensor, "z y x 3"]:
-        """The sums, with what lies just beside x = 0 added on both sides of it."""
-        sums = self._sums.view(*grid_shape(self._reach), 3).clone()
-        sums[:, :, 0] += sums[:, :, 0].flip((0, 1)) * _CONJUGATE
-        return sums
-
-    def equations(self) -> NormalEquations:
-        """What the inserted images ask of the map."""
-        box_size, padded = self.box_size, self.box_size * PADDING
-        real, imaginary, weight = self._closed().unbind(-1)
-        start = padded // 2 - box_size // 2
-        inner = slice(start, start + box_size)
-        # adding to eight points has smoothed the transform, which multiplied real space with a sinc^2: divided out here
-        right = self._to_real(torch.complex(real, imaginary))[inner, inner, inner] / _window(box_size, padded) * box_size
-        kernel = self._to_real(weight.to(torch.complex64)) / _window(padded, padded)
-        return NormalEquations(right, torch.fft.rfftn(torch.fft.ifftshift(kernel)).real, self._mean_weight(weight))
-
-    def volume(self) -> Float[Tensor, "box box box"]:
+    def volume(self, operators: Float[Tensor, "k 3 3"] | None = None) -> Float[Tensor, "box box box"]:
         """The map in the grey scale of the images."""
-        return cleared_corners(self.equations().solve())
+        return cleared_corners(self.equations(operators).solve())
 
-    def _mean_weight(self, weight: Tensor) -> Float[Tensor, "shells"]:
-        axis, x = torch.arange(-self._reach, self._reach + 1), torch.arange(self._reach + 2)
-        radius = (axis[:, None, None] ** 2 + axis[:, None] ** 2 + x**2).float().sqrt()
-        shell = (radius / PADDING).round().long().flatten().to(weight.device)
-        sums = torch.zeros(int(shell.max()) + 1, dtype=torch.float64, device=weight.device).index_add_(0, shell, weight.flatten().double())
-        return (sums / torch.bincount(shell)).float()[: self.box_size // 2]
+    def _window(self) -> Float[Tensor, "padded"]:
+        """What trilinear shares multiply real space with along an axis, in the order of `irfftn`."""
+        return torch.sinc(torch.fft.fftfreq(self.box_size * PADDING, device=self._sums.device)).square()
 
-    def _to_real(self, transform: Tensor) -> Tensor:
-        """Real space of twice the box, its centre in the middle."""
+    def _mean_weight(self, operators: Tensor | None) -> Float[Tensor, "shells"]:
+        weight = self._part(2, operators)
+        axis, x = torch.arange(-self._reach, self._reach + 1, device=weight.device), torch.arange(self._reach + 2, device=weight.device)
+        in_plane = axis[:, None] ** 2 + x**2
+        sums = torch.zeros(2 * self._reach, dtype=torch.float64, device=weight.device)
+        counts = torch.zeros_like(sums)
+        for z, plane in zip(axis, weight, strict=True):
+            shell = ((z**2 + in_plane).float().sqrt() / PADDING).round().long().flatten()
+            sums.index_add_(0, shell, plane.flatten().double())
+            counts += torch.bincount(shell, minlength=len(counts))
+        return (sums / counts.clamp_min(1))[: self.box_size // 2].float()
+
+    def _part(self, number: int, operators: Tensor | None) -> Float[Tensor, "z y x"]:
+        """Real parts (0), imaginary parts (1) or weights (2) of the sums, with what lies just beside x = 0 added on both sides of it."""
+        sign = -1.0 if number == 1 else 1.0
+        part = self._sums.view(*grid_shape(self._reach), 3)[..., number].clone()
+        part[:, :, 0] += sign * part[:, :, 0].flip((0, 1))
+        return part if operators is None or len(operators) == 1 else _turned_sum(part, operators, sign)
+
+    def _grid(self, operators: Tensor | None, *, real: int, imaginary: int | None = None) -> Tensor:
+        """Parts of the sums in the order of `irfftn`."""
         padded = self.box_size * PADDING
-        reach = min(self._reach, padded // 2 - 1)
+        grid = torch.zeros(padded, padded, padded // 2 + 1, dtype=torch.complex64, device=self._sums.device)
+        self._fill(grid.real, self._part(real, operators))
+        if imaginary is not None:
+            self._fill(grid.imag, self._part(imaginary, operators))
+        return grid
+
+    def _fill(self, grid: Tensor, centred: Tensor) -> None:
+        """Put a part (z and y from -r to r, x from 0) into the order of `irfftn`."""
+        reach = min(self._reach, self.box_size * PADDING // 2 - 1)
         inner = slice(self._reach - reach, self._reach + reach + 1)
-        shifted: Tensor = torch.fft.fftshift(torch.fft.irfftn(_wrapped(transform[inner, inner, : reach + 1], padded), s=(padded,) * 3))
-        return shifted
+        kept = centred[inner, inner, : reach + 1]
+        for here, there in itertools.product(_ends(reach), repeat=2):
+            grid[here, there, : reach + 1] = kept[_shifted(here, reach), _shifted(there, reach)]
+
+
+def _to_real(grid: Tensor, *, size: int, window: Tensor) -> Tensor:
+    """Real space of a half grid: its inner `size` points a side, the middle one the origin; the whole is left with the origin at the first point.
+
+    Adding to eight points has smoothed the transform, which multiplied real space with `window` along each axis: it is divided out here.
+    """
+    padded = grid.shape[0]
+    places = torch.arange(padded) if size == padded else torch.arange(-size // 2, size // 2) % padded
+    places = places.to(grid.device)
+    for axis in (0, 1):
+        grid = torch.fft.ifft(grid, dim=axis)
+        grid = grid if size == padded else grid.index_select(axis, places)
+    space = torch.fft.irfft(grid, n=padded, dim=2)
+    del grid
+    space = space if size == padded else space.index_select(2, places)
+    for shape in ((-1, 1, 1), (1, -1, 1), (1, 1, -1)):
+        space /= window[places].view(shape)
+    return space
+
+
+def _transform_of_even(kernel: Tensor) -> Tensor:
+    """Half transform of a function that is even about the first point: real."""
+    transform = torch.fft.rfft(kernel, dim=2)
+    del kernel
+    for axis in (1, 0):
+        transform = torch.fft.fft(transform, dim=axis)
+    return transform.real.clone()
+
+
+def _turned_sum(part: Tensor, operators: Tensor, sign: float) -> Tensor:
+    """Sum of a closed part over rotations that map the grid onto itself."""
+    wide = part.shape[2] - 2
+    cube = torch.cat([sign * part[:, :, 1:-1].flip((0, 1, 2)), part[:, :, :-1]], 2)
+    total = torch.zeros_like(cube)
+    for operator in operators.round().long():
+        # axes of the cube are z, y, x; the operator acts on (x, y, z)
+        source = operator.abs().argmax(0).flip(0).sub(2).neg().tolist()
+        signs = operator.sum(0).flip(0).tolist()
+        turned = cube.permute(*source)
+        total += turned.flip([axis for axis in range(3) if signs[axis] < 0]) if min(signs) < 0 else turned
+    kept = torch.zeros_like(part)
+    kept[:, :, :-1] = total[:, :, wide:]
+    return kept
 
 
 def cleared_corners(volume: Float[Tensor, "box box box"]) -> Float[Tensor, "box box box"]:
@@ -130,29 +171,14 @@ def cleared_corners(volume: Float[Tensor, "box box box"]) -> Float[Tensor, "box 
     return volume * soft_sphere(box_size, box_size / 2, _CORNER_EDGE).to(volume.device)
 
 
-def _window(size: int, padded: int) -> Float[Tensor, "size size size"]:
-    """What trilinear shares multiply real space with, about its centre."""
-    window = torch.sinc((torch.arange(size) - size // 2) / padded).square()
-    return window[:, None, None] * window[:, None] * window
-
-
-def _wrapped(centred: Tensor, size: int) -> Tensor:
-    """Put a half grid (z and y from -r to r, x from 0) into the order of `irfftn` for `size` points a side, zero beyond it."""
-    deep, _, wide = centred.shape
-    grid = centred.new_zeros(size, size, size // 2 + 1)
-    for here, there in itertools.product(_ends(deep // 2), repeat=2):
-        grid[here, there, :wide] = centred[_shifted(here, deep), _shifted(there, deep)]
-    return grid
-
-
 def _ends(reach: int) -> tuple[slice, slice]:
     """Where 0 to r and -r to -1 stand along an axis of a transform."""
     return slice(0, reach + 1), slice(-reach, None)
 
 
-def _shifted(end: slice, deep: int) -> slice:
+def _shifted(end: slice, reach: int) -> slice:
     """Where the same points stand when 0 is in the middle."""
-    return slice(deep // 2, deep) if end.start == 0 else slice(0, deep // 2)
+    return slice(reach, None) if end.start == 0 else slice(0, reach)
 
 
 def backproject(
@@ -170,32 +196,71 @@ def backproject(
     into.insert(centred, coefficients.select(ctf), rotations, premultiplied=premultiplied)
 
 
+class OddEvenProjectors:
+    """One accumulator for particles at odd places and one for those at even places, under a point group.
+
+    Parameters
+    ----------
+    box_size
+        Px.
+    symmetry
+        Point group, as RELION names it. Rotations that map the grid onto itself are applied to the sums; others cost an insertion each.
+    """
+
+    def __init__(self, box_size: int, *, symmetry: str = "C1") -> None:
+        self.coefficients = CoefficientSet(box_size, box_size // 2)
+        self._accumulators = [BackProjector(box_size), BackProjector(box_size)]
+        operators = torch.from_numpy(symmetry_matrices(symmetry)).float()
+        on_grid = bool((operators - operators.round()).abs().max() < 1e-6)
+        self._inserted = operators[:1] if on_grid else operators
+        self._applied = operators if on_grid else None
+
+    def insert(
+        self,
+        places: NDArray[np.int64],
+        data: Complex[Tensor, "n m"],
+        ctf: Float[Tensor, "n m"],
+        rotations: Float[Tensor, "n 3 3"],
+        *,
+        premultiplied: bool = False,
+    ) -> None:
+        """Add centred images by their places (from 0) among the particles of the map."""
+        for parity, accumulator in enumerate(self._accumulators):
+            chosen = torch.from_numpy(places % 2 == parity)
+            for operator in self._inserted:
+                accumulator.insert(data[chosen], ctf[chosen], rotations[chosen] @ operator, premultiplied=premultiplied)
+
+    def solve(self, *, pixel_size: float, correlation: Float[Tensor, "shells"] | None = None) -> HalfMaps:
+        """Solve as `solve_halves`; the sums are given up on the way, and nothing can be inserted then."""
+        even, odd = (self._accumulators.pop().equations(self._applied) for _ in range(2))
+        return solve_halves(odd, even, pixel_size=pixel_size, correlation=correlation)
+
+
+def solve_halves(odd: NormalEquations, even: NormalEquations, *, pixel_size: float, correlation: Float[Tensor, "shells"] | None = None) -> HalfMaps:
+    """Solve for odd and even images, and for all of them with the signal-to-noise ratio that `correlation` shows.
+
+    Parameters
+    ----------
+    correlation
+        Of two maps of independent particles at independent poses; that of the odd and the even map unless it is given.
+    """
+    odd_map, even_map = cleared_corners(odd.solve()), cleared_corners(even.solve())
+    if correlation is None:
+        correlation = fourier_shell_correlation(odd_map, even_map, pixel_size=pixel_size).correlation
+    return HalfMaps(full=cleared_corners((odd + even).solve(signal_to_noise=signal_to_noise(correlation))), odd=odd_map, even=even_map)
+
+
 def reconstruct_native(table: ParticleTable, *, symmetry: str, program: str, threads: int, scratch: Path) -> HalfMaps:
     """Reconstruct in this process, `_BATCH` particles at a time; `program` and `scratch` are not used."""
     box_size, pixel_size = table.box_size, table.pixel_size
-    operators = torch.from_numpy(symmetry_matrices(symmetry)).float()
-    on_grid = bool((operators - operators.round()).abs().max() < 1e-6)
     rotations = torch.from_numpy(table.rotation_matrices()).float()
     shifts = torch.from_numpy(-table.origins() / pixel_size).float()
     parameters = table.ctf_parameters()
-    accumulators = BackProjector(box_size), BackProjector(box_size)
+    projectors = OddEvenProjectors(box_size, symmetry=symmetry)
+    coefficients = projectors.coefficients
     for start in range(0, len(table), _BATCH):
         rows = np.arange(start, min(start + _BATCH, len(table)))
-        images = torch.from_numpy(table.load_images(rows))
-        ctf = ctf_2d(parameters.take(rows), box_size=box_size, pixel_size=pixel_size)
-        for parity, accumulator in enumerate(accumulators):
-            chosen = torch.from_numpy(rows % 2 == parity)
-            for operator in operators[:1] if on_grid else operators:
-                picked = torch.from_numpy(rows)[chosen]
-                backproject(
-                    images[chosen], ctf[chosen], rotations[picked] @ operator, shifts[picked], accumulator, premultiplied=table.ctf_premultiplied
-                )
-    odd, even = (accumulator.symmetrised(operators) for accumulator in accumulators) if on_grid else accumulators
-    return solve_halves(odd.equations(), even.equations(), pixel_size=pixel_size)
-
-
-def solve_halves(odd: NormalEquations, even: NormalEquations, *, pixel_size: float) -> HalfMaps:
-    """Solve for odd and even images, and for all of them with the signal-to-noise ratio that the correlation of these two shows."""
-    odd_map, even_map = cleared_corners(odd.solve()), cleared_corners(even.solve())
-    correlation = fourier_shell_correlation(odd_map, even_map, pixel_size=pixel_size).correlation
-    return HalfMaps(full=cleared_corners((odd + even).solve(signal_to_noise=signal_to_noise(correlation))), odd=odd_map, even=even_map)
+        centred = coefficients.from_images(torch.from_numpy(table.load_images(rows))) * coefficients.shift_phases(-shifts[rows])
+        contrast = coefficients.select(ctf_2d(parameters.take(rows), box_size=box_size, pixel_size=pixel_size))
+        projectors.insert(rows, centred, contrast, rotations[rows], premultiplied=table.ctf_premultiplied)
+    return projectors.solve(pixel_size=pixel_size)

@@ -1,5 +1,6 @@
 """The step `reconstruct_map`: choose the particles, call a backend, refuse an empty or broken map."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from cryorestore.io.mrc import write_map
 from cryorestore.logs import get_logger
 from cryorestore.particles import ParticleTable
 from cryorestore.reconstruct.cryodrgn import reconstruct_cryodrgn
+from cryorestore.reconstruct.maps import HalfMaps
 from cryorestore.reconstruct.native import reconstruct_native
 from cryorestore.reconstruct.relion import reconstruct_relion
 
@@ -20,6 +22,13 @@ HOLDOUT_COLUMN = "rlnCryorestoreHoldout"
 ACCEPTED_COLUMN = "rlnCryorestoreAccepted"
 MINIMUM_PARTICLES = 4
 BACKENDS = {"cryodrgn": reconstruct_cryodrgn, "relion": reconstruct_relion, "native": reconstruct_native}
+PROGRAMS = {"cryodrgn": "cryodrgn", "relion": "relion_reconstruct"}
+"""Name of the program that a backend calls, where no other is given."""
+
+
+def program_found(backend: str, program: str) -> bool:
+    """Whether the program that a backend calls, if it calls one, is there."""
+    return backend not in PROGRAMS or shutil.which(program or PROGRAMS[backend]) is not None
 
 
 def used_rows(table: ParticleTable) -> NDArray[np.int64]:
@@ -81,15 +90,24 @@ def reconstruct_map(
     maps = BACKENDS[backend](used, symmetry=symmetry, program=program, threads=threads, scratch=Path(map).parent)
     # only here: a backend's own inputs must be on disk before its program starts
     with files_together():
-        for volume, path in ((maps.full, map), (maps.odd, map_odd), (maps.even, map_even)):
-            _refuse_broken(volume, path, backend)
-            write_map(path, volume.numpy(), pixel_size=pixel_size)
+        write_maps(maps, map=map, map_odd=map_odd, map_even=map_even, pixel_size=pixel_size, maker=backend)
 
 
-def _refuse_broken(volume: Tensor, path: str | Path, backend: str) -> None:
+def write_maps(maps: HalfMaps, *, map: str | Path, map_odd: str | Path, map_even: str | Path, pixel_size: float, maker: str) -> None:
+    """Write the maps of a half.
+
+    Raises
+    ------
+    CryorestoreError
+        If one is empty or not finite; `maker` is named.
+    """
+    for volume, path in ((maps.full, map), (maps.odd, map_odd), (maps.even, map_even)):
+        _refuse_broken(volume, path, maker)
+        write_map(path, volume.numpy(), pixel_size=pixel_size)
+
+
+def _refuse_broken(volume: Tensor, path: str | Path, maker: str) -> None:
     if not volume.isfinite().all():
-        raise CryorestoreError(
-            f"{path}: the map that {backend} made holds NaN or infinite values; look for missing CTF values in the particles' STAR"
-        )
+        raise CryorestoreError(f"{path}: the map that {maker} made holds NaN or infinite values; look for missing CTF values in the particles' STAR")
     if float(volume.std()) == 0.0:
-        raise CryorestoreError(f"{path}: the map that {backend} made is empty (one constant value); look at the particles' stack")
+        raise CryorestoreError(f"{path}: the map that {maker} made is empty (one constant value); look at the particles' stack")
