@@ -30,6 +30,7 @@ export MPLBACKEND := Agg
 export PYTHONNOUSERSITE := 1
 
 .PHONY: $(shell grep -oE '^[a-z-]+:' $(firstword $(MAKEFILE_LIST)) | tr -d :)
+.PHONY: help setup demo demo-real test bench-extraction bench-extraction-quick bench-reconstruction bench-reconstruction-quick test-slurm soak check lint types unit docs lock clean clean-results distclean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -48,6 +49,7 @@ demo-full: $(PRODUCT) $(PEERS) ## the demo with every control, those that train 
 	$(BIN)/snakemake --profile profiles/local --config datasets='[demo]' controls='{level: full}'
 	@$(call print_headline,demo)
 
+demo-real: $(PRODUCT) $(PEERS) ## the whole chain on experimental apoferritin micrographs (EMPIAR-10146; docs/datasets.md)
 demo-real: $(PRODUCT) $(PEERS) ## the whole chain on experimental apoferritin micrographs (EMPIAR-10146; docs/datasets.md)
 	$(BIN)/snakemake --profile profiles/local --config datasets='[empiar-10146]'
 	@$(call print_headline,empiar-10146)
@@ -70,6 +72,12 @@ bench-extraction: $(PRODUCT) ## extraction and normalization beside relion_prepr
 
 bench-extraction-quick: $(PRODUCT) ## the same with small sets, at most four minutes
 	$(BIN)/python benchmarks/extraction/measure.py --quick
+
+bench-reconstruction: $(PRODUCT) $(PEERS) ## maps against a known truth, by use of the particles and by backend, and what they cost (quiet machine; goes on where it was stopped)
+	$(BIN)/python benchmarks/reconstruction/measure.py
+
+bench-reconstruction-quick: $(PRODUCT) $(PEERS) ## a few small cells of it, at most four minutes
+	$(BIN)/python benchmarks/reconstruction/measure.py --quick
 
 check: lint types unit ## lint, types, unit tests and dry-runs, in two minutes
 

@@ -1,0 +1,115 @@
+"""Maps by ways of using the particles, and by backends: FSC to a known truth, particles a second, memory.
+
+usage: python benchmarks/reconstruction/measure.py [--quick] [--only stacks|backends|rates] [--most N] [--folder SCRATCH]
+
+Every cell stands in results.json with its configuration and a hash of the modules that decide its figures; a cell that is there with the same ones
+is not measured again, so that a run that was stopped goes on. --most leaves out cells of more particles. --quick measures a few small cells, at
+most four minutes. Seconds and memory are for a machine that does nothing else; FSC does not depend on that.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import tempfile
+from pathlib import Path
+
+from cells import backends_cell, installed, rates_cell, stacks_cell
+from page import write_page
+
+import cryorestore
+from cryorestore.files import read_json, write_json
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results.json"
+MODULES = ["coefficients", "ctf", "fourier", "fsc", "geometry", "masks", "molecule", "noise", "particles", "project", "reference", "slicing"]
+MODULES += ["posterior/local", "reconstruct/native", "reconstruct/least_squares", "reconstruct/step", "reconstruct/cryodrgn", "reconstruct/relion"]
+FUSING = ["reconstruct/fusion", "restore", "conditions"]
+KINDS = {"stacks": stacks_cell, "backends": backends_cell, "rates": rates_cell}
+
+
+def main() -> None:
+    """Measure what is missing, print a line a cell, and write the page."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--only", choices=sorted(KINDS))
+    parser.add_argument("--most", type=int, default=10**9)
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
+    options = parser.parse_args()
+    for name, cell in quick_cells() if options.quick else cells():
+        if options.only in (None, cell["kind"]) and cell["count"] <= options.most:
+            measure(name, cell, options.folder)
+    write_page(read_json(RESULTS))
+
+
+def cells() -> list[tuple[str, dict]]:
+    """Name and configuration of every cell, the small ones first."""
+    found = []
+    for count, seeds in ((500, 10), (2000, 10), (10000, 3)):
+        for seed in range(1, seeds + 1):
+            found += [stacks(count, seed, poses, 0.0, restored=seed <= 3) for poses in ("perturbed", "exact")]
+        if count < 10000:
+            found += [stacks(count, seed, "perturbed", 0.3, restored=False) for seed in (1, 2, 3)]
+        found += [backends(count, seed, 64) for seed in (1, 2, 3)]
+    found += [backends(1000, seed, box) for box in (128, 256) for seed in (1, 2, 3)]
+    return found + [rates(count, box, repeats=3) for box, count in ((64, 10000), (128, 4000), (256, 1000))]
+
+
+def quick_cells() -> list[tuple[str, dict]]:
+    """A few cells, named apart from the others where they differ."""
+    return [stacks(500, 1, "perturbed", 0.0, restored=True), backends(500, 1, 64), rates(2000, 64, repeats=1), rates(300, 128, repeats=1)]
+
+
+def stacks(count: int, seed: int, poses: str, junk: float, *, restored: bool) -> tuple[str, dict]:
+    """One half in several ways."""
+    content = {"kind": "stacks", "count": count, "seed": seed, "poses": poses, "junk": junk, "restored": restored, "box": 64, "snr": 0.05}
+    return f"stacks, {count} particles, {poses} poses, junk {junk:g}, seed {seed}", content
+
+
+def backends(count: int, seed: int, box: int) -> tuple[str, dict]:
+    """The same particles by every backend."""
+    return f"backends, {count} particles of {box} px, seed {seed}", {"kind": "backends", "count": count, "seed": seed, "box": box, "snr": 0.05}
+
+
+def rates(count: int, box: int, *, repeats: int) -> tuple[str, dict]:
+    """What every backend costs."""
+    content = {"kind": "rates", "count": count, "seed": 1, "box": box, "snr": 0.05, "repeats": repeats}
+    return f"rates, {count} particles of {box} px", content
+
+
+def measure(name: str, cell: dict, folder: Path) -> None:
+    """Measure a cell unless it is there for this code, these settings and, where programs or seconds matter, these programs and this machine."""
+    known = read_json(RESULTS) if RESULTS.exists() else {}
+    about = [cell, hashed([*MODULES, *FUSING] if cell["kind"] == "stacks" else MODULES)]
+    if cell["kind"] != "stacks":
+        about.append({backend: Path(program).stat().st_size for backend, program in installed().items() if program})
+    if cell["kind"] == "rates":
+        about.append(machine())
+    key = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
+    if known.get(name, {}).get("key") != key:
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            figures = KINDS[cell["kind"]](Path(scratch), cell)
+        extra = {"machine": machine()} if cell["kind"] == "rates" else {}
+        write_json(RESULTS, (read_json(RESULTS) if RESULTS.exists() else {}) | {name: {"key": key, "settings": cell, **extra, "figures": figures}})
+    print(name, json.dumps(read_json(RESULTS)[name]["figures"]), flush=True)
+
+
+def hashed(modules: list[str]) -> str:
+    """A hash of modules of the library and of the particles that are simulated."""
+    root = Path(cryorestore.__file__).parent
+    digest = hashlib.sha256()
+    for path in (*(root / f"{module}.py" for module in sorted(modules)), HERE / "simulated.py"):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def machine() -> str:
+    """Processor and number of cores."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
+    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
+    return f"{model}, {os.cpu_count()} cores"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""The tables of docs/reconstruction.md, from the measured cells."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+PAGE = Path(__file__).parents[2] / "docs/reconstruction.md"
+BEGIN, END = "<!-- begin of what benchmarks/reconstruction/measure.py writes -->\n", "<!-- end -->\n"
+STACKS = {"raw": "raw", "restored": "restored", "fused": "marginal", "mean_pose": "mean pose", "true_poses": "raw, true poses"}
+Cells = list[dict[str, Any]]
+
+
+def write_page(results: dict[str, dict]) -> None:
+    """Replace the measured part of the page."""
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+    PAGE.write_text(before + BEGIN + measured(results) + END + rest.partition(END)[2], encoding="utf-8")
+
+
+def measured(results: dict[str, dict]) -> str:
+    """All tables, each with its heading; one without a cell is left out."""
+    parts = {"stacks": stacks_tables, "backends": backends_table, "rates": rates_table}
+    cells = [{**cell["settings"], **cell} for cell in results.values()]
+    return "\n".join(make([cell for cell in cells if cell["kind"] == kind]) for kind, make in parts.items())
+
+
+def stacks_tables(cells: Cells) -> str:
+    """What the ways of using a half's particles come to."""
+    areas, gains, poses = [], [], []
+    for (count, given, junk), group in grouped(cells, "count", "poses", "junk"):
+        start = [f"{count:,}", given, f"{junk:.0%}", str(len(group))]
+        areas.append(start + [mean(figure(group, name, "area"), 4) for name in STACKS] + [mean(figure(group, name, "fsc05"), 2) for name in STACKS])
+        gains.append(start + [interval(difference(group, name, "raw")) for name in ("fused", "mean_pose", "restored")])
+        kinds = ("given_degrees", "mean_degrees", "given_px", "mean_px")
+        errors = [mean([cell["figures"]["pose_errors"][kind] for cell in group], 2) for kind in kinds]
+        shares = [share(cell["figures"][kind] for cell in group) for kind in ("particles_accepted", "junk_accepted")]
+        widths = ", ".join(sorted({f"{cell['figures']['width']:g}" for cell in group}))
+        poses.append([*start, *errors, *shares, widths])
+    if not cells:
+        return ""
+    columns = ["particles", "poses", "junk", "seeds"]
+    names = list(STACKS.values())
+    return "\n".join(
+        [
+            "### Ways of using a half's particles\n",
+            "Area under the FSC to the truth, and where it crosses 0.5 (angstrom), means over seeds.\n",
+            table([*columns, *(f"area, {name}" for name in names), *(f"0.5, {name}" for name in names)], areas),
+            "Difference in area against raw particles at the given poses, same particles: mean and its 95 % interval (Student's t over seeds).\n",
+            table([*columns, "marginal", "mean pose", "restored"], gains),
+            "Rms error of the given poses and of the posterior's mean, what the evidence accepted, and the width that was chosen.\n",
+            table([*columns, "given, degrees", "mean, degrees", "given, px", "mean, px", "particles kept", "junk kept", "width"], poses),
+        ]
+    )
+
+
+def backends_table(cells: Cells) -> str:
+    """Backends on the same particles."""
+    rows = []
+    for (box, count), group in grouped(cells, "box", "count"):
+        names = [name for name in ("native", "relion", "cryodrgn") if all(name in cell["figures"] for cell in group)]
+        others = [max(cell["figures"][name]["area"] for name in names if name != "native") for cell in group] if len(names) > 1 else []
+        ahead = [cell["figures"]["native"]["area"] - other for cell, other in zip(group, others, strict=False)]
+        rows.append([str(box), f"{count:,}", str(len(group)), *(mean(figure(group, name, "area"), 4) for name in ("native", "relion", "cryodrgn"))])
+        rows[-1] += [*(mean(figure(group, name, "fsc05"), 2) for name in ("native", "relion", "cryodrgn")), interval(ahead)]
+    if not rows:
+        return ""
+    columns = ["box, px", "particles", "seeds", "area, native", "area, relion", "area, cryodrgn", "0.5, native", "0.5, relion", "0.5, cryodrgn"]
+    return "### Backends\n\n" + table([*columns, "native less the better other, area"], rows)
+
+
+def rates_table(cells: Cells) -> str:
+    """Seconds and memory."""
+    rows = []
+    for cell in sorted(cells, key=lambda one: (one["box"], one["count"])):
+        for name, run in cell["figures"].items():
+            if isinstance(run, dict) and "particles_a_second" in run:
+                figures = [f"{run['particles_a_second']:,.0f}", f"{run['seconds']:.1f}", f"{run['processor_seconds']:.1f}", f"{run['peak_mb']:,}"]
+                rows.append([str(cell["box"]), f"{cell['count']:,}", name, *figures])
+    if not rows:
+        return ""
+    return "### Cost\n\n" + table(["box, px", "particles", "backend", "particles a second", "seconds", "processor seconds", "peak, MB"], rows)
+
+
+def grouped(cells: Cells, *keys: str) -> list[tuple[tuple, Cells]]:
+    """Cells with the same values of these keys, in their order."""
+    values = sorted({tuple(cell[key] for key in keys) for cell in cells})
+    return [(value, [cell for cell in cells if tuple(cell[key] for key in keys) == value]) for value in values]
+
+
+def figure(group: Cells, name: str, key: str) -> list[float]:
+    """One figure of the cells that have it."""
+    found = [cell["figures"][name][key] for cell in group if name in cell["figures"]]
+    return [value for value in found if value is not None]
+
+
+def difference(group: Cells, name: str, other: str) -> list[float]:
+    """Differences in area, cell by cell."""
+    return [cell["figures"][name]["area"] - cell["figures"][other]["area"] for cell in group if name in cell["figures"]]
+
+
+def mean(values: list[float], digits: int) -> str:
+    """Mean as text; a dash without values."""
+    return f"{np.mean(values):.{digits}f}" if values else "-"
+
+
+def interval(values: list[float]) -> str:
+    """Mean and 95 % interval as text; the mean alone of fewer than three."""
+    if len(values) < 3:
+        return f"{np.mean(values):+.4f}" if values else "-"
+    low, high = stats.t.interval(0.95, len(values) - 1, np.mean(values), stats.sem(values))
+    return f"{np.mean(values):+.4f} ({low:+.4f} to {high:+.4f})"
+
+
+def share(pairs: Iterable[list[int]]) -> str:
+    """Accepted of all, summed, as text."""
+    taken, every = np.sum(list(pairs), axis=0)
+    return f"{taken} of {every}"
+
+
+def table(columns: list[str], rows: list[list[str]]) -> str:
+    """A table in Markdown."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
