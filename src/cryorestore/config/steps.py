@@ -168,8 +168,8 @@ def _reconstruct_map(settings: Settings) -> dict[str, Any]:
 
 
 def _check_backend(settings: Settings) -> dict[str, Any]:
-    checked = settings["reconstruct"]["check"]
-    return {**_backend(settings, checked), **_mask(settings)}
+    section = settings["reconstruct"]
+    return {**_backend(settings, section["check"] or section["backend"]), **_mask(settings)}
 
 
 def _backend(settings: Settings, backend: str) -> dict[str, Any]:
