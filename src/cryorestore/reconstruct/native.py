@@ -132,7 +132,7 @@ def _to_real(grid: Tensor, *, size: int, window: Tensor) -> Tensor:
     for axis in (0, 1):
         grid = torch.fft.ifft(grid, dim=axis)
         grid = grid if size == padded else grid.index_select(axis, places)
-    space = torch.fft.irfft(grid, n=padded, dim=2)
+    space: Tensor = torch.fft.irfft(grid, n=padded, dim=2)
     del grid
     space = space if size == padded else space.index_select(2, places)
     for shape in ((-1, 1, 1), (1, -1, 1), (1, 1, -1)):
@@ -146,7 +146,8 @@ def _transform_of_even(kernel: Tensor) -> Tensor:
     del kernel
     for axis in (1, 0):
         transform = torch.fft.fft(transform, dim=axis)
-    return transform.real.clone()
+    real: Tensor = transform.real.clone()
+    return real
 
 
 def _turned_sum(part: Tensor, operators: Tensor, sign: float) -> Tensor:
