@@ -31,6 +31,7 @@ export PYTHONNOUSERSITE := 1
 
 .PHONY: $(shell grep -oE '^[a-z-]+:' $(firstword $(MAKEFILE_LIST)) | tr -d :)
 .PHONY: help setup demo demo-real test bench-extraction bench-extraction-quick bench-reconstruction bench-reconstruction-quick test-slurm soak check lint types unit docs lock clean clean-results distclean
+.PHONY: help setup demo demo-real test bench-extraction bench-extraction-quick test-slurm soak fuzz check lint types unit docs lock clean clean-results distclean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -64,7 +65,11 @@ test-browser: $(DEV) ## the report in a headless Chromium: of a made-up run, and
 	$(BIN)/pytest -m browser --durations 5 tests/browser
 
 soak: $(DEV) ## kill -9 at 50 random moments of the tiny chain, each run to its end again (an hour or more; goes on where it was stopped)
+soak: fuzz $(DEV) ## fuzz, then kill -9 at 50 random moments of the tiny chain, each run to its end again (an hour or more; goes on where it was stopped)
 	$(BIN)/python benchmarks/soak/soak.py
+
+fuzz: $(DEV) ## ten thousand damaged files through every reader (minutes); the figures go to benchmarks/fuzz/results.json
+	$(BIN)/python tests/fuzz/run.py --count 10000 --json benchmarks/fuzz/results.json
 
 bench-extraction: $(PRODUCT) ## extraction and normalization beside relion_preprocess, then their memory (an hour; quiet machine)
 	$(BIN)/python benchmarks/extraction/measure.py

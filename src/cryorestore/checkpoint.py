@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from cryorestore.errors import CryorestoreError
 from cryorestore.files import atomic_path, read_json, write_json
+from cryorestore.io.file_form import require_regular_file, seen_form
 from cryorestore.logs import get_logger
 
 
@@ -41,8 +42,8 @@ def load_weights(path: str | Path, *, kind: str) -> tuple[dict[str, Tensor], dic
     CryorestoreError
         If either cannot be read, they do not belong together, or they are another kind of network.
     """
-    description: dict[str, Any] = read_json(description_path(path))
     metadata = _metadata(path)
+    description: dict[str, Any] = read_json(description_path(path))
     if metadata.get("fingerprint") != description.get("fingerprint"):
         raise CryorestoreError(f"{path}: does not belong to {description_path(path)} (their fingerprints differ); copy both from one training")
     if description.get("kind") != kind:
@@ -92,10 +93,15 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
 
 
 def _metadata(path: str | Path) -> dict[str, str]:
+    require_regular_file(path)
     try:
         with safe_open(path, framework="pt") as file:
             return file.metadata() or {}
     except (OSError, SafetensorError) as error:
+        with Path(path).open("rb") as handle:
+            form = seen_form(handle.read(8))
+        if form:
+            raise CryorestoreError(f"{path}: found a file that {form}; expected safetensors; give the weights that the training wrote") from error
         raise CryorestoreError(f"{path}: cannot be read as safetensors ({error}); remove it and run the training again") from error
 
 

@@ -4,12 +4,11 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from cyclopts import App, Parameter
 
 from cryorestore import __version__
 from cryorestore.config import STEPS, Configuration, check_inputs, load_configuration
-from cryorestore.errors import CryorestoreError
+from cryorestore.config.loading import read_yaml
 
 ALIASES = {"restore_particles": "restore"}
 
@@ -56,13 +55,28 @@ def check_disk(*, configfile: Path | None = None, datasets: Annotated[list[str] 
     check_disk(configuration.settings, results=configuration.results, policy=configuration.disk_check, keep_intermediates=keep)
 
 
+@app.command
+def doctor(*, configfile: Path | None = None, datasets: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None) -> None:
+    """Say on one page what this machine has and lacks for a run, each lack with its mend; exit code 1 where no run works, or this one does not.
+
+    Parameters
+    ----------
+    configfile
+        What differs from config/config.yaml and the dataset files, as for `snakemake --configfile`.
+    datasets
+        Names of data sets, instead of those configured.
+    """
+    from cryorestore.doctor import examine_machine
+    from cryorestore.findings import has_error, print_findings
+
+    findings = examine_machine(_configuration(configfile, datasets))
+    print_findings(findings)
+    if has_error(findings):
+        sys.exit(1)
+
+
 def _configuration(configfile: Path | None, datasets: list[str] | None) -> Configuration:
-    overrides: dict[str, Any] = {}
-    if configfile is not None:
-        try:
-            overrides = yaml.safe_load(configfile.read_text(encoding="utf-8")) or {}
-        except (OSError, yaml.YAMLError) as error:
-            raise CryorestoreError(f"{configfile}: cannot be read as YAML ({error}); mend the file") from error
+    overrides: dict[str, Any] = {} if configfile is None else read_yaml(configfile, shown=str(configfile))
     if datasets:
         overrides["datasets"] = datasets
     return load_configuration(overrides)
@@ -74,6 +88,9 @@ def _add_commands() -> None:
     )
     app.command("cryorestore.project_init:init", help="Write a dataset file from a RELION job, a cryoSPARC job or a table.")
     app.command("cryorestore.status:status", name="status", help="Say what a run is doing: done, running, failed, losses, and when it will be over.")
+    app.command("cryorestore.external:relion_external", name="relion-external", help="Restore particles as an External job of RELION.")
+    app.command("cryorestore.crate:write_crate", name="write-crate", help="Describe a data set's results as an RO-Crate.")
+    app.command("cryorestore.deposition:prepare_deposition", name="prepare-deposition", help="Gather files for EMDB and EMPIAR.")
     for rule, step in STEPS.items():
         target = f"cryorestore.commands:{rule}"
         app.command(target, name=rule.replace("_", "-"), help=step.summary)
@@ -82,6 +99,12 @@ def _add_commands() -> None:
 
 
 _add_commands()
+
+
+def relion_external() -> None:
+    """Run the command relion-external: RELION calls a program without a command's name."""
+    sys.argv[1:1] = ["relion-external"]
+    main()
 
 
 def main() -> None:

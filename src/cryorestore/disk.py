@@ -150,7 +150,7 @@ def check_disk(
     uses = {name: predict_disk_use(one, keep_intermediates=keep_intermediates) for name, one in settings.items()}
     needed = sum(max(0, use.total - use.temporary - _bytes_below(Path(results) / name)) for name, use in uses.items())
     needed += max(use.temporary for use in uses.values())
-    free = shutil.disk_usage(_existing(Path(results))).free if free is None else free
+    free = free_bytes(results) if free is None else free
     get_logger().info("disk: %s", f"{bytes_text(needed)} still to be written to {results}, {bytes_text(free)} free there")
     for name, use in uses.items():
         largest = sorted(use.stages.items(), key=lambda stage: -stage[1])[:3]
@@ -164,6 +164,11 @@ def check_disk(
     without = sum(use.stages.get("extracted", 0) for use in uses.values())
     saving = f" (keep_intermediates: false saves up to {bytes_text(without)})" if keep_intermediates and without else ""
     raise CryorestoreError(f"{found}; free some, set results to another disk{saving}, run fewer data sets at a time, or set disk_check to warn")
+
+
+def free_bytes(folder: str | Path) -> int:
+    """Bytes that this user may still write to a folder's file system; the folder need not exist yet."""
+    return shutil.disk_usage(_existing(Path(folder))).free
 
 
 def bytes_text(count: int) -> str:

@@ -72,14 +72,17 @@ def fourier_shell_correlation(
 
 
 def read_pair(path_1: str | Path, path_2: str | Path) -> tuple[Tensor, Tensor, float]:
-    """Read two maps that must agree in pixel size (angstrom), which is returned too.
+    """Read two maps, cubes, that must agree in box and pixel size (angstrom), which is returned too.
 
     Raises
     ------
     CryorestoreError
-        If a header has no pixel size, or the two differ.
+        If a map is no cube, the boxes differ, a header has no pixel size, or the two differ.
     """
     (first, size_1), (second, size_2) = read_map(path_1), read_map(path_2)
+    if first.shape != second.shape or len(set(first.shape)) != 1:
+        found = " and ".join(f"{' x '.join(map(str, volume.shape[::-1]))} voxels in {path}" for volume, path in ((first, path_1), (second, path_2)))
+        raise CryorestoreError(f"maps: found {found}, expected cubes of one box; reconstruct both with the same box_size")
     if size_1 is None or size_2 is None or abs(size_1 - size_2) > 1e-3 * size_1:
         raise CryorestoreError(f"pixel sizes: found {size_1} in {path_1} and {size_2} in {path_2}, expected the same; reconstruct both again")
     return torch.from_numpy(first), torch.from_numpy(second), size_1

@@ -18,6 +18,16 @@ from cryorestore.errors import CryorestoreError
 
 Item = TypeVar("Item")
 SECONDS_BETWEEN_LINES = 15.0
+_REFUSALS = {
+    errno.EACCES: "give this user the right to it, or choose another folder",
+    errno.EPERM: "give this user the right to it, or choose another folder",
+    errno.EROFS: "the file system is read-only: choose another folder",
+    errno.ENOTDIR: "a file stands where a folder is expected: choose another folder",
+    errno.EEXIST: "a file stands where a folder is expected: choose another folder",
+    errno.EISDIR: "a folder stands where a file is expected: choose another name",
+    errno.ENAMETOOLONG: "the name is too long: choose a shorter one",
+}
+"""What to do where the system refuses a file"""
 
 
 def get_logger() -> logging.Logger:
@@ -41,8 +51,8 @@ def logged_step(log_path: str | Path | None, *, append: bool = False) -> Iterato
     """Run a step with its log: everything, with times, goes to `log_path` (None: nowhere) and the bare messages to stderr.
 
     With `append`, the log goes on; several processes may write it.
-    A CryorestoreError, a full disk and a lack of memory are told as one message without a traceback, any other exception with it; all end the
-    process with code 1.
+    A CryorestoreError, a full disk, a file that the system refuses, and a lack of memory are told as one message without a traceback, any other
+    exception with it; all end the process with code 1.
     SystemExit and KeyboardInterrupt pass through, so that a step keeps its own exit codes.
     """
     logger = get_logger()
@@ -69,6 +79,8 @@ def logged_step(log_path: str | Path | None, *, append: bool = False) -> Iterato
         lacking = _what_is_lacking(error)
         if lacking:
             logger.error("error: %s (%s)", lacking, error)
+        elif isinstance(error, OSError) and error.errno in _REFUSALS and error.filename:
+            logger.error("error: %s: cannot be read or written (%s); %s", error.filename, error.strerror, _REFUSALS[error.errno])
         else:
             logger.exception("unexpected error, please report it with this text")
         raise SystemExit(1) from None

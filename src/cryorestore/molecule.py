@@ -15,6 +15,7 @@ from torch import Tensor
 
 from cryorestore.errors import CryorestoreError
 from cryorestore.geometry import Matrices
+from cryorestore.io.file_form import require_regular_file
 
 DEMO_MOLECULE = "demo"
 """Name of the embedded molecule (PDB 7PBL)."""
@@ -68,17 +69,20 @@ def read_atoms(path: str | Path) -> tuple[NDArray[np.float64], NDArray[np.float6
     CryorestoreError
         If the file is missing, cannot be read or holds no heavy atom.
     """
+    require_regular_file(path)
     try:
         structure = gemmi.read_structure(str(path))
+        structure.remove_hydrogens()
+        structure.remove_waters()
+        atoms = [(atom, chain.name) for chain in (structure[0] if len(structure) else ()) for residue in chain for atom in residue]
     except (OSError, RuntimeError, ValueError) as error:
         raise CryorestoreError(f"{path}: cannot be read as PDB or mmCIF ({error}); give a .pdb or .cif file (.gz allowed) or 'demo'") from error
-    structure.remove_hydrogens()
-    structure.remove_waters()
-    atoms = [(atom, chain.name) for chain in (structure[0] if len(structure) else ()) for residue in chain for atom in residue]
     if not atoms:
         raise CryorestoreError(f"{path}: found no atom but hydrogens and waters, expected a molecule; give a file with coordinates")
     positions = np.array([atom.pos.tolist() for atom, _ in atoms], float)
     weights = np.array([atom.element.atomic_number * atom.occ for atom, _ in atoms], float)
+    if not (np.isfinite(positions).all() and np.isfinite(weights).all() and weights.sum() > 0):
+        raise CryorestoreError(f"{path}: found positions that are no numbers, or no occupied atom; expected a molecule; mend the file")
     return positions, weights, np.array([chain for _, chain in atoms])
 
 

@@ -160,8 +160,10 @@ class ParticleTable:
         Raises
         ------
         CryorestoreError
-            If an image cannot be found (see `image_locations`), is not square, or the boxes differ.
+            If there is no row, an image cannot be found (see `image_locations`), is not square, or the boxes differ.
         """
+        if not len(self):
+            raise CryorestoreError(f"{self.path}: the table has no rows, expected at least one particle image; check the step that wrote it")
         return self._locations.box_size
 
     def image_locations(self) -> tuple[list[Path], NDArray[np.int64], NDArray[np.int64]]:

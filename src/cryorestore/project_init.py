@@ -71,6 +71,7 @@ def initialize_project(
         Folder of a cryoSPARC job, such as P12/J45.
     table
         A bare .star (of particles, or of micrographs with their picks beside them) or .cs; one of these three is given.
+        Beside `relion`, a table that takes the place of the job's own.
     name
         Name of the data set; made from the folders' names without it.
     pixel_size
@@ -149,6 +150,8 @@ def _write(path: Path, entries: Entries, comments: Sequence[str]) -> None:
 
 def _job(relion: str | Path | None, cryosparc: str | Path | None, table: str | Path | None) -> Job:
     given = [source for source in (relion, cryosparc, table) if source is not None]
+    if relion is not None and table is not None and len(given) == 2:
+        return read_relion_job(relion, table=Path(table).absolute())
     if len(given) != 1:
         raise CryorestoreError(f"init: found {len(given)} sources, expected one of --relion FOLDER, --cryosparc FOLDER, or a .star or .cs file")
     if relion is not None:

@@ -52,17 +52,21 @@ class Reference:
 
     @classmethod
     def read(cls, reference_map: str | Path, noise_json: str | Path) -> "Reference":
-        """Read what `write` wrote."""
+        """Read what `write` wrote.
+
+        Raises
+        ------
+        CryorestoreError
+            If a file cannot be read, or the JSON is of something else.
+        """
         content = read_json(noise_json)
-        spectra = {name: torch.tensor(content[name]) for name in ("noise_power", "signal_power", "map_error_power", "fsc_weights")}
         volume, _ = read_map(reference_map)
-        return cls(
-            volume=torch.from_numpy(volume),
-            pixel_size=content["pixel_size"],
-            max_shell=content["max_shell"],
-            amplitude=content["amplitude"],
-            **spectra,
-        )
+        try:
+            spectra = {name: torch.tensor(content[name]) for name in ("noise_power", "signal_power", "map_error_power", "fsc_weights")}
+            pixel_size, max_shell, amplitude = (content[name] for name in ("pixel_size", "max_shell", "amplitude"))
+        except (KeyError, TypeError, ValueError) as error:
+            raise CryorestoreError(f"{noise_json}: found no noise and signal of a half ({error}); run make_training_pairs again") from error
+        return cls(volume=torch.from_numpy(volume), pixel_size=pixel_size, max_shell=max_shell, amplitude=amplitude, **spectra)
 
     def of_map(
         self, volume: Float[Tensor, "box box box"], weights: Float[Tensor, "shells"], *, mask_radius: float, mask_edge: float, seed: int

@@ -52,7 +52,7 @@ def split_particles(
     Raises
     ------
     CryorestoreError
-        If rlnRandomSubset is none of 0, 1, 2, the fraction is not in [0, 1), or a half has no particle with a pose.
+        If rlnRandomSubset is none of 0, 1, 2, the fraction is not in [0, 1), a half has no particle with a pose, or a particle is in both halves.
     """
     if not 0 <= holdout_fraction < 1:
         raise CryorestoreError(f"holdout_fraction: found {holdout_fraction}, expected a share from 0 to below 1; choose for example 0.1")
@@ -64,6 +64,7 @@ def split_particles(
     posed = posed_rows(table)
     _check_counts(table, halves, posed)
     draws = identity_fractions(identities, seed=seed, purpose="holdout")
+    _check_repeated(table, identities, halves, draws)
     table = table.with_columns({"rlnRandomSubset": halves, ROW: np.arange(len(table))})
     table = ParticleTable(table.particles.without_columns([HAS_POSE]), table.optics, table.path)
     for half, half_star, unposed_star in ((1, half1_star, unposed1_star), (2, half2_star, unposed2_star)):
@@ -87,6 +88,25 @@ def _check_counts(table: ParticleTable, halves: NDArray[np.int64], posed: NDArra
             )
         if count < FEW_PARTICLES:
             get_logger().warning("%s: half %d has only %d particles with poses", table.path, half, count)
+
+
+def _check_repeated(table: ParticleTable, identities: list[str], halves: NDArray[np.int64], draws: NDArray[np.float64]) -> None:
+    """Rows of one particle (symmetry expansion, joined tables) are allowed within a half; across the halves they make the two maps alike.
+
+    Equal identities have equal draws, by which they are found; the few that draw the same by chance are told apart by their text.
+    """
+    order = np.argsort(draws, kind="stable")
+    pairs = [(int(order[at]), int(order[at + 1])) for at in np.flatnonzero(np.diff(draws[order]) == 0).tolist()]
+    same = [(one, other) for one, other in pairs if identities[one] == identities[other]]
+    for one, other in same:
+        if halves[one] != halves[other]:
+            raise CryorestoreError(
+                f"{table.path}: rows {one + 1} and {other + 1}: one particle ({identities[one]}) has rlnRandomSubset {halves[one]} and "
+                f"{halves[other]}, expected all its rows in one half; remove one row, or remove rlnRandomSubset to draw the halves anew"
+            )
+    if same:
+        one, other = same[0]
+        get_logger().warning("%s: %d rows name a particle again (first: rows %d and %d); all are kept", table.path, len(same), one + 1, other + 1)
 
 
 def _held_out(draws: NDArray[np.float64], fraction: float) -> NDArray[np.bool_]:

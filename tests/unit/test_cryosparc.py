@@ -345,6 +345,7 @@ def test_a_premultiplied_ctf_is_lost_with_a_warning(data_root, tmp_path, caplog)
 def test_a_shift_without_a_pixel_size_is_refused(tmp_path, records):
     kept = [name for name in records.dtype.names if not name.startswith("blob/") and name != "alignments3D/psize_A"]
     picks = np.zeros(COUNT, [*((name, *records.dtype.descr[records.dtype.names.index(name)][1:]) for name in kept), *LOCATION])
+    picks["uid"] = records["uid"]
     with pytest.raises(CryorestoreError, match="expected alignments3D/psize_A"):
         read_cs([save(tmp_path / "a.cs", picks)])
 

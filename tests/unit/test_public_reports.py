@@ -7,12 +7,15 @@ Where a case is proved beside the module that it concerns, its test is there and
 03 image numbers: test_particles (outside the stack); here before any output. 04 order and subset: test_particles
 (order; exchanged rows and replaced stacks by their hashes), test_joining; here through the steps.
 05 mixed pixel sizes: test_particles; here the steps refuse. 06 RELION 3.0: test_particles; here the restored files.
-07 extended header: test_mrc (reading); here what is written. 08 damaged stacks: test_mrc, test_particles; here micrographs.
+07 extended header: test_mrc (reading); here what is written. 08 damaged stacks: test_mrc, test_particles, fuzz, and through the
+command line bad_input; here micrographs.
 09 halves kept: test_split (case_09); here the other half's networks. 10, 11 edges and re-centring: test_extract (case_10, case_11).
 12 aberrations: test_particles (text, warning), test_cryosparc (what a .cs loses), test_metadata_relion (RELION reads them); here scaling
 and restoration. 13 CTF applied already: test_pairs, test_reconstruct; here too.
 14 worker seeds: test_training (order, draws); here restoration. 15 resume: test_training (stopped twice, sigterm, learning rate).
-17 second task, missing GPU: test_training. 18 two writers: test_files; here restoration. 19 paths: test_particles; here the import and after.
+16 no accounting: slurm/test_profile (case_16).
+17 two GPUs, second task, missing GPU: slurm/test_profile (case_17), test_training.
+18 two writers: test_files; here restoration. 19 paths: test_particles; here the import and after.
 """
 
 import multiprocessing

@@ -23,6 +23,10 @@ RUN_KEYS = ("datasets", "datasets_dir", "datasets_table", "results", "keep_inter
 """Keys that belong to the run and not to one data set."""
 
 
+LARGEST_FILE = 100_000
+"""Values in a file of the configuration, aliases written out"""
+
+
 @dataclass(frozen=True)
 class Configuration:
     """A checked run: the complete settings of each data set, by name, and the keys of the run as in config.yaml."""
@@ -91,13 +95,27 @@ def read_yaml(path: Path, *, shown: str) -> dict[str, Any]:
     """
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except (OSError, yaml.YAMLError) as error:
+        _expanded_size(content, {})
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise CryorestoreError(f"{shown}: cannot be read as YAML ({error}); mend the file") from error
     if content is None:
         return {}
     if not isinstance(content, dict):
         raise CryorestoreError(f"{shown}: found {type(content).__name__}, expected keys and values; see config/config.yaml")
     return content
+
+
+def _expanded_size(node: Any, known: dict[int, int]) -> int:
+    """Number of values with every alias written out: a few lines of aliases of aliases stand for more than any memory holds."""
+    if not isinstance(node, dict | list):
+        return 1
+    if id(node) not in known:
+        known[id(node)] = LARGEST_FILE  # met again below itself, it has no end
+        items = [*node, *node.values()] if isinstance(node, dict) else node
+        known[id(node)] = 1 + sum(_expanded_size(item, known) for item in items)
+    if known[id(node)] >= LARGEST_FILE:
+        raise ValueError(f"its aliases stand for {LARGEST_FILE} values or more")
+    return known[id(node)]
 
 
 def merge_into(base: dict[str, Any], layer: Mapping[str, Any], file: str, origins: dict[str, str], prefix: str = "") -> None:
@@ -149,8 +167,8 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is written twice", node.start_mark)
+        for place, key in enumerate(keys):
+            if key in keys[:place]:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is written twice", node.value[place][0].start_mark)
         mapping: dict[Any, Any] = super().construct_mapping(node, deep=deep)
         return mapping

@@ -65,7 +65,7 @@ def read_table(path: Path, *, shown: str) -> dict[str, Row]:
         else:
             try:
                 rows[name] = _row(place, dict(zip(columns, (cell.strip() for cell in cells), strict=True)))
-            except yaml.YAMLError as error:
+            except (yaml.YAMLError, ValueError, RecursionError) as error:
                 refused.append(f"{place}: a cell cannot be read as YAML ({error})")
     refuse(refused)
     return rows

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryorestore.errors import CryorestoreError
+from cryorestore.io.file_form import require_regular_file
 from cryorestore.io.star import StarBlock, read_star
 
 FIGURE_OF_MERIT = "rlnAutopickFigureOfMerit"
@@ -60,6 +61,7 @@ def _read_star_picks(path: Path) -> Coordinates:
 
 
 def _read_numbers(path: Path, needed: int) -> NDArray[np.float64]:
+    require_regular_file(path)
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

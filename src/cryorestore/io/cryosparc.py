@@ -1,6 +1,6 @@
 """cryoSPARC's particle tables (.cs) read into RELION's columns; `cryosparc_write` goes the other way.
 
-The usual form is a NumPy record array (never pickled). cryoSPARC's own newer form, CSDAT, is left to cryosparc-tools, where that is installed.
+The usual form is a NumPy record array (never pickled), cryoSPARC's newer one CSDAT.
 """
 
 from collections.abc import Sequence
@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from cryorestore.errors import CryorestoreError
 from cryorestore.geometry import rotation_vectors_to_euler
 from cryorestore.io.binding import BLOB_SIGN
+from cryorestore.io.cryosparc_fields import Fields, load_fields
 from cryorestore.io.star import Cells, StarBlock, StarFile
 from cryorestore.logs import warn_once
 
 UID = "rlnCryorestoreUid"
 MICROGRAPH_SIZE = ("rlnCryorestoreMicrographSizeX", "rlnCryorestoreMicrographSizeY")
 """Px: what fractions of the micrograph are fractions of"""
-Fields = dict[str, NDArray[Any]]
 
 CTF_FIELDS = {
     "rlnDefocusU": ("ctf/df1_A", 1.0),
@@ -61,9 +61,9 @@ def read_cs(paths: Sequence[str | Path], datadir: str | Path | None = None) -> S
         If a file cannot be read, a passthrough lacks particles, or images are not described.
     """
     first, *passthrough = [Path(path) for path in paths]
-    fields = _load(first)
+    fields = load_fields(first)
     for path in passthrough:
-        _join(fields, _load(path), path)
+        _join(fields, load_fields(path), path)
     _check_content(fields, first)
     set_fields = [name for name in _UNCONVERTED if name in fields and np.any(fields[name])]
     if set_fields:
@@ -85,31 +85,6 @@ def _check_content(fields: Fields, path: Path) -> None:
         raise CryorestoreError(
             f"{path}: fields {', '.join(missing)} are missing, expected a table of particle images or of picks; give its passthrough file too"
         )
-
-
-def _load(path: Path) -> Fields:
-    try:
-        with path.open("rb") as handle:
-            is_numpy = handle.read(6) == b"\x93NUMPY"
-        table = np.load(path, allow_pickle=False) if is_numpy else _load_csdat(path)
-        fields = {name: np.asarray(table[name]) for name in (table.dtype.names if is_numpy else table.fields())}
-    except (OSError, ValueError, EOFError, TypeError) as error:
-        raise CryorestoreError(f"{path}: cannot be read as a cryoSPARC table ({error}); check that it is a whole .cs file") from error
-    if "uid" not in fields:
-        raise CryorestoreError(f"{path}: field uid is missing, expected it in every cryoSPARC table; check that it is a .cs file")
-    return {name: np.char.decode(values, "utf-8") if values.dtype.kind == "S" else values for name, values in fields.items()}
-
-
-def _load_csdat(path: Path) -> Any:
-    try:
-        from cryosparc.dataset import Dataset
-        from cryosparc.errors import DatasetLoadError
-    except ImportError as error:
-        raise CryorestoreError(f"{path}: is in cryoSPARC's own form, expected NumPy's; install cryosparc-tools or export a STAR file") from error
-    try:
-        return Dataset.load(path)
-    except DatasetLoadError as error:
-        raise ValueError(error.__cause__) from error
 
 
 def _join(fields: Fields, other: Fields, path: Path) -> None:

@@ -11,7 +11,8 @@ from cryorestore.errors import CryorestoreError
 from cryorestore.files import atomic_path
 from cryorestore.geometry import euler_to_rotation_vectors
 from cryorestore.io.binding import BLOB_SIGN
-from cryorestore.io.cryosparc import CTF_FIELDS, MICROGRAPH_SIZE, OPTICS_FIELDS, PICK_FIELDS, UID, Fields
+from cryorestore.io.cryosparc import CTF_FIELDS, MICROGRAPH_SIZE, OPTICS_FIELDS, PICK_FIELDS, UID
+from cryorestore.io.cryosparc_fields import Fields
 from cryorestore.io.relion import ANGLES, PREMULTIPLIED, unmodelled_columns
 from cryorestore.io.star import StarBlock
 from cryorestore.logs import warn_once

@@ -32,10 +32,8 @@ class ImageLocations:
         Raises
         ------
         CryorestoreError
-            If there is no stack, a box is not square, or the boxes differ.
+            If a box is not square, or the boxes differ.
         """
-        if not self.stacks:
-            raise CryorestoreError("the table has no rows, expected at least one particle image")
         rows, columns = self.stacks[0].shape2d
         for stack in self.stacks:
             if stack.shape2d != (rows, columns) or rows != columns:

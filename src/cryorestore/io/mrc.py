@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from cryorestore.errors import CryorestoreError
 from cryorestore.files import atomic_path
+from cryorestore.io.file_form import require_regular_file, seen_form
 from cryorestore.io.stored import Statistics, StoredImages, merged, refuse_not_finite, stored_images
 from cryorestore.logs import get_logger
 
@@ -61,6 +62,7 @@ def read_layout(path: str | Path) -> MrcLayout:
         If the file is missing or shorter than its header says, or its mode or shape is none that can be read.
     """
     path = Path(path)
+    require_regular_file(path)
     try:
         with path.open("rb") as handle:
             raw = handle.read(HEADER_BYTES)
@@ -72,9 +74,9 @@ def read_layout(path: str | Path) -> MrcLayout:
     order, header = _header_in_its_byte_order(raw)
     mode, extended = int(header["mode"]), int(header["nsymbt"])
     if mode not in _DTYPES:
-        raise CryorestoreError(
-            f"{path}: found MRC mode {mode}, expected one of {_ALLOWED_MODES}; the header is damaged or the data are not real images"
-        )
+        form = seen_form(raw)
+        mend = f"the file {form}" if form else "the header is damaged or the data are not real images"
+        raise CryorestoreError(f"{path}: found MRC mode {mode}, expected one of {_ALLOWED_MODES}; {mend}")
     nx, ny, nz = (int(header[name]) for name in ("nx", "ny", "nz"))
     if min(nx, ny, nz) < 1 or extended < 0:
         raise CryorestoreError(

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from cryorestore.errors import CryorestoreError
 from cryorestore.files import atomic_path
+from cryorestore.io.file_form import require_regular_file, seen_form
 from cryorestore.io.packed import CHUNK, LinePacker, pack_lines
 
 _QUOTE_FIRST = "\"'#"
@@ -172,7 +173,11 @@ def read_star(path: str | Path) -> StarFile:
     """
     path = Path(path)
     blocks: dict[str, StarBlock] = {}
+    require_regular_file(path)
     try:
+        form = _form(path)
+        if form:
+            raise CryorestoreError(f"{path}: found a file that {form}; expected a STAR file")
         with path.open(encoding="utf-8-sig", errors="surrogateescape") as handle:
             for name, block in _blocks(path, handle):
                 if name in blocks:
@@ -183,6 +188,11 @@ def read_star(path: str | Path) -> StarFile:
     if not blocks:
         raise CryorestoreError(f"{path}: no line begins with data_, expected a STAR file; check that it is one")
     return StarFile(path, blocks)
+
+
+def _form(path: Path) -> str | None:
+    with path.open("rb") as handle:
+        return seen_form(handle.read(8))
 
 
 def _blocks(path: Path, lines: Iterable[str]) -> Iterator[tuple[str, StarBlock]]:

@@ -8,6 +8,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from cryorestore.errors import CryorestoreError
+from cryorestore.io.file_form import require_regular_file
 
 _FAULTS = (tifffile.TiffFileError, ValueError, KeyError, IndexError, StructError, OSError, RuntimeError)
 
@@ -20,6 +21,7 @@ def read_tiff_shape(path: Path) -> tuple[int, tuple[int, int]]:
     CryorestoreError
         If the file is damaged or cut short, or holds colours.
     """
+    require_regular_file(path)
     try:
         with tifffile.TiffFile(path) as file:
             count, page = len(file.pages), file.pages.first
