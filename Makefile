@@ -30,6 +30,7 @@ export MPLBACKEND := Agg
 export PYTHONNOUSERSITE := 1
 
 .PHONY: $(shell grep -oE '^[a-z-]+:' $(firstword $(MAKEFILE_LIST)) | tr -d :)
+.PHONY: help setup demo demo-real test bench-extraction bench-extraction-quick bench-joint bench-joint-quick test-slurm soak check lint types unit docs lock clean clean-results distclean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -81,6 +82,11 @@ bench-reconstruction: $(PRODUCT) $(PEERS) ## maps against a known truth, by use 
 
 bench-reconstruction-quick: $(PRODUCT) $(PEERS) ## a few small cells of it, at most four minutes
 	$(BIN)/python benchmarks/reconstruction/measure.py --quick
+bench-joint: $(PRODUCT) ## particles without map or poses restore themselves: all cells that are stale, into docs/joint.md (hours; goes on where it was stopped)
+	$(BIN)/python benchmarks/joint/measure.py
+
+bench-joint-quick: $(PRODUCT) ## two small cells of it
+	$(BIN)/python benchmarks/joint/measure.py --quick
 
 check: lint types unit ## lint, types, unit tests and dry-runs, in two minutes
 
