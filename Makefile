@@ -30,7 +30,6 @@ export MPLBACKEND := Agg
 export PYTHONNOUSERSITE := 1
 
 .PHONY: $(shell grep -oE '^[a-z-]+:' $(firstword $(MAKEFILE_LIST)) | tr -d :)
-.PHONY: help setup demo demo-real test bench-extraction bench-extraction-quick bench-joint bench-joint-quick test-slurm soak check lint types unit docs lock clean clean-results distclean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
