@@ -81,11 +81,6 @@ bench-reconstruction: $(PRODUCT) $(PEERS) ## maps against a known truth, by use 
 
 bench-reconstruction-quick: $(PRODUCT) $(PEERS) ## a few small cells of it, at most four minutes
 	$(BIN)/python benchmarks/reconstruction/measure.py --quick
-bench-joint: $(PRODUCT) ## particles without map or poses restore themselves: all cells that are stale, into docs/joint.md (hours; goes on where it was stopped)
-	$(BIN)/python benchmarks/joint/measure.py
-
-bench-joint-quick: $(PRODUCT) ## two small cells of it
-	$(BIN)/python benchmarks/joint/measure.py --quick
 
 check: lint types unit ## lint, types, unit tests and dry-runs, in two minutes
 

@@ -18,14 +18,6 @@ def restoring_steps(settings, method):
     return [*(("restore_shard", part) for part in parts), ("gather_shards",)]
 
 
-def posing_steps(settings, halves):
-    """The steps from normalized particles to halves with poses, each with its half, if it has one."""
-    if not cryorestore.config.finds_poses(settings):
-        return [("split_particles", [])]
-    found = [("find_poses", [half]) for half in halves]
-    return [("split_unposed", []), *found, ("judge_poses", []), ("adopt_poses", [])]
-
-
 def step_benchmarks(wildcards):
     """The benchmark files of every step that the summary waits for, in the order of the steps."""
     settings, dataset = settings_of(wildcards), wildcards.dataset
@@ -52,8 +44,10 @@ def step_benchmarks(wildcards):
         "evaluate_restoration",
     ]
     jobs = [
-        *((step, []) for step in (*first, "normalize_particles", "preflight")),
-        *posing_steps(settings, halves),
+        *(
+            (step, [])
+            for step in (*first, "normalize_particles", "preflight", "split_particles")
+        ),
         *(("reconstruct_map", [stack, half]) for stack in stacks for half in halves),
         *((step, []) for step in checked_backends(settings)),
         *((step, []) for step in made_masks(settings)),
@@ -127,9 +121,6 @@ def step_provenance(wildcards):
     }.get(settings["input"]["kind"], ["imported"])
     halves = [f"half{half}" for half in (1, 2)]
     folders += ["normalized", "raw", *(f"raw/{half}" for half in halves)]
-    if cryorestore.config.finds_poses(settings):
-        folders += [f"split/{half}" for half in halves]
-        folders += ["found", *(f"found/{half}" for half in halves)]
     folders += [f"pairs/{half}" for half in halves]
     for name in trained_methods(settings)["diffusion"]:
         folders += [f"models/{name}/{half}" for half in halves]
@@ -165,7 +156,7 @@ prepared_targets = partial(
     for_datasets,
     lambda settings: (
         [f"raw/half{half}/particles.star" for half in (1, 2)]
-        if cryorestore.config.has_poses(settings)
+        if settings["input"]["has_poses"]
         else ["normalized/particles.star", "normalized/preflight.json"]
     ),
 )
@@ -182,7 +173,7 @@ def fused_stacks(settings):
 
 
 def curves_of(settings):
-    if not cryorestore.config.has_poses(settings):
+    if not settings["input"]["has_poses"]:
         return []
     names = ["fsc.csv", "fsc_truth.csv"] if has_true_map(settings) else ["fsc.csv"]
     optional = {
