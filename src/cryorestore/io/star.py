@@ -81,8 +81,10 @@ class StarBlock:
         """The cells of some columns row by row, without quotes, in one pass and with little memory; raises as `column`."""
         places = [self._place(name) for name in names]
         last = max(places, default=0)
-        for line in self.lines:
+        for number, line in enumerate(self.lines, 1):
             row = _tokens(line, last)
+            if len(row) <= last:
+                raise CryorestoreError(f"{self.source}: row {number}: found {len(row)} cells, expected {len(self.columns)}; mend its quotes")
             yield tuple([_unquoted(row[place]) for place in places])
 
     def _place(self, name: str) -> int:
