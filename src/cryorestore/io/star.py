@@ -83,7 +83,7 @@ class StarBlock:
         last = max(places, default=0)
         for number, line in enumerate(self.lines, 1):
             row = _tokens(line, last)
-            if len(row) <= last:
+            if places and len(row) <= last:
                 raise CryorestoreError(f"{self.source}: row {number}: found {len(row)} cells, expected {len(self.columns)}; mend its quotes")
             yield tuple([_unquoted(row[place]) for place in places])
 
