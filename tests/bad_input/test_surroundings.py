@@ -86,15 +86,15 @@ def test_three_particles_in_two_halves_go_through_with_a_warning(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_last_of_a_million_rows_is_named(tmp_path):
+def test_the_last_of_many_rows_is_named(tmp_path):
     files.stack(tmp_path / "stack.mrcs", count=1)
     with (tmp_path / "particles.star").open("w", encoding="utf-8") as table:
         table.write("data_\nloop_\n_rlnImageName\n_rlnDefocusU\n_rlnImagePixelSize\n")
-        table.writelines("1@stack.mrcs 9000 1.5\n" for _ in range(999_999))
+        table.writelines("1@stack.mrcs 9000 1.5\n" for _ in range(199_999))
         table.write("2@stack.mrcs 9000 1.5\n")
     code, said = run(NORMALIZE.split(), tmp_path)
     assert code == 1
-    assert "particles.star: row 1000000: found rlnImageName 2@stack.mrcs, expected a number from 1 to 1" in said
+    assert "particles.star: row 200000: found rlnImageName 2@stack.mrcs, expected a number from 1 to 1" in said
 
 
 def test_a_folder_that_may_not_be_written_is_named(tmp_path):

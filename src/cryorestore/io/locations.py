@@ -32,8 +32,10 @@ class ImageLocations:
         Raises
         ------
         CryorestoreError
-            If a box is not square, or the boxes differ.
+            If there is no image, a box is not square, or the boxes differ.
         """
+        if not self.stacks:
+            raise CryorestoreError("a table without particles has no box size; expected at least one particle")
         rows, columns = self.stacks[0].shape2d
         for stack in self.stacks:
             if stack.shape2d != (rows, columns) or rows != columns:
