@@ -18,9 +18,7 @@ PAGE = HERE.parents[1] / "docs/results.md"
 TITLES = {"demo": "The demo (simulated, PDB 7PBL)", "empiar-10146": "Experimental apoferritin (EMPIAR-10146)"}
 REMARKS = {
     "demo": "`ours` is no better than `map-bayes` on true particles here: with one map a half the posterior mean leaves the network nothing to learn "
-    "but when to say nothing, which shows on noise (above). `sr3+post` had the demo's short training (300 steps of 16 images): enough for a network "
-    "that starts from the posterior mean, far too little for one that starts from noise, so its row says that the lane runs, and nothing about the "
-    "method trained to its end.",
+    "but when to say nothing, which shows on noise (above).",
     "empiar-10146": "Symmetry O. There is no truth: what restoration is worth here is to be seen, not counted. The restored particles lose their "
     "neighbours, and look as regular as the map that restored them: do not read texture.",
 }
