@@ -6,14 +6,16 @@ import re
 import time
 
 import pytest
+import yaml
 
 from results_bytes import differences, fingerprints
 from slurm.interruptions import Interruptions, end_leftovers
-from slurm.profiles import changed_profile
+from slurm.profiles import SHIPPED, changed_profile
 from slurm.running import CONFIGURATION, LOCAL, QUICK, Snakemake, run_to_end, running
 
 pytestmark = pytest.mark.slurm
 LONGEST = 1800.0
+GPU_RULES = yaml.safe_load(SHIPPED.read_text())["set-resources"]
 CHANGES = {
     "default-resources": {"runtime": 77},
     "set-resources": {
@@ -94,7 +96,7 @@ def test_nothing_half_written_is_left(run):
 def test_every_job_asked_for_its_partition_time_memory_and_gpus(run):
     for told in run[1].asked.values():
         rule, asked = told.split()[0], dict(word.split("=", 1) for word in told.split() if "=" in word)
-        spot, gpu = "train_postprocess" in rule, any(name in rule for name in ("train_diffusion", "restore_particles", "control_noise_only"))
+        spot, gpu = "train_postprocess" in rule, any(rule.startswith(f"rule_{name}_wildcards") for name in GPU_RULES)
         assert asked["Partition"] == ("spot" if spot else "gpu" if gpu else "cpu"), told
         assert (asked.get("TresPerNode"), asked.get("TresPerJob")) == ("gres:gpu:1" if spot else None, "gres:gpu:1" if gpu else None), told
         assert (asked["NumTasks"], asked["Requeue"]) == ("1", "1"), told
