@@ -29,7 +29,7 @@ export MKL_NUM_THREADS ?= 1
 export MPLBACKEND := Agg
 export PYTHONNOUSERSITE := 1
 
-.PHONY: help setup demo demo-short demo-real test bench-extraction bench-extraction-quick test-slurm soak check lint types unit docs lock clean clean-results distclean
+.PHONY: help setup demo demo-short demo-real test bench-extraction bench-extraction-quick peers-topaz peers-nc test-slurm soak check lint types unit docs lock clean clean-results distclean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -63,6 +63,12 @@ bench-extraction: $(PRODUCT) ## extraction and normalization beside relion_prepr
 
 bench-extraction-quick: $(PRODUCT) ## the same with small sets, at most four minutes
 	$(BIN)/python benchmarks/extraction/measure.py --quick
+
+peers-topaz: $(PEERS) ## Topaz-Denoise (GPL-3), for the method topaz
+	.venv-peers/bin/python $(PIP_INSTALL) --no-deps topaz-em==0.3.20
+
+peers-nc: $(PEERS) ## BM3D, whose licence allows no commercial use, for the method bm3d
+	.venv-peers/bin/python $(PIP_INSTALL) --no-deps bm3d==4.0.3 bm4d==4.2.5
 
 check: lint types unit ## lint, types, unit tests and dry-runs, in two minutes
 

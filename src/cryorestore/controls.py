@@ -53,6 +53,7 @@ def control_noise_only(
     device: str = "auto",
     precision: str = "auto",
     threads: int = 1,
+    peer_python: str | None = None,
     seed: int = 1,
 ) -> None:
     """Restore pure noise with a method's own weights, at poses and CTFs of real particles, and write the verdict.
@@ -72,10 +73,10 @@ def control_noise_only(
     images
         Noise images a half.
     mask_radius, mask_edge
-        Soft sphere for the FSC, angstrom.
+        Soft sphere for the FSC, and disc of the methods that have one, angstrom.
     condition, sampler, sampler_steps, samples, rotation_sigma, shift_sigma, posterior_rotations, evidence_threshold
         As in `restore_particles`.
-    batch_size, device, precision, threads, seed
+    batch_size, device, precision, threads, peer_python, seed
         As in `restore_particles`.
     """
     torch.set_num_threads(threads)
@@ -86,6 +87,7 @@ def control_noise_only(
     ]
     pixel_size = 1.0
     for number, (star, reference_map, noise_json, diffusion_weights, postprocess_weights) in enumerate(parts, start=1):
+        table = ParticleTable.read(star)
         restorer = load_restorer(
             reference_map=reference_map,
             noise_json=noise_json,
@@ -100,8 +102,11 @@ def control_noise_only(
             posterior_rotations=posterior_rotations,
             device=device,
             precision=precision,
+            mask_radius=mask_radius,
+            mask_edge=mask_edge,
+            particles=table,
+            peer_python=peer_python,
         )
-        table = ParticleTable.read(star)
         pixel_size = table.pixel_size
         volume, found = _restore_noise(table, restorer, count=images, batch_size=batch_size, seed=seed + number)
         volumes.append(volume)
@@ -109,7 +114,7 @@ def control_noise_only(
         kept += read_json(noise_json).get("simulated_log_evidence", {}).get("particles", [])
     sphere = soft_sphere(volumes[0].shape[-1], mask_radius / pixel_size, mask_edge / pixel_size)
     curve = fourier_shell_correlation(volumes[0] * sphere, volumes[1] * sphere, pixel_size=pixel_size).correlation
-    has_evidence = restorer.conditions.needs_poses
+    has_evidence = restorer.conditions.has_posterior
     verdict = _verdict(np.concatenate(evidence), np.array(kept), has_evidence, evidence_threshold, threshold, kept_threshold)
     shells = curve[3 : len(curve)]
     details = {"images": 2 * images, "ungated_fsc_mean": float(shells.mean()), "ungated_fsc": curve.tolist(), **verdict.pop("details")}

@@ -53,7 +53,12 @@ def test_the_command_line_wins_over_the_dataset_file_and_that_over_the_defaults(
         ({"denoisers": ["our"]}, "denoisers = 'our': unknown denoiser; allowed: ours, sr3, sr3+post, map-bayes"),
         ({"methods": {"ours": {"prediction": "epsilon"}}}, "methods.ours.sampler = 'mean': needs prediction v"),
         ({"methods": {"sr3": {"sampler_steps": 50}}}, "methods.sr3.sampler_steps = 50: diffusion.timesteps 2000 for sampler ancestral"),
-        ({"methods": {"map-bayes": {"condition": ["noisy"]}}}, "methods.map-bayes.condition = ['noisy']: with mean in it"),
+        ({"methods": {"map-bayes": {"condition": ["mean", "noisy"]}}}, "methods.map-bayes.condition = ['mean', 'noisy']: one name"),
+        ({"methods": {"ours": {"condition": ["noisy", "cwf"]}}}, "methods.ours.condition = 'cwf': shown to no network"),
+        ({"methods": {"unet": {"prediction": "v"}}}, "methods.unet.prediction = 'v': clean for network unet"),
+        ({"methods": {"gan": {"sampler": "ddim"}}}, "methods.gan.sampler = 'ddim': mean for network gan"),
+        ({"methods": {"noise2noise": {"condition": ["mean"]}}}, "methods.noise2noise.condition = ['mean']: without mean"),
+        ({"methods": {"sr3": {"prediction": "clean"}}}, "methods.sr3.prediction = 'clean': epsilon or v"),
         (
             {"input": {"has_poses": False}},
             "denoisers = ['ours', 'map-bayes']: every method learns from the half's own map, which needs poses: [] where input.has_poses is false",

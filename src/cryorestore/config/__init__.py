@@ -6,13 +6,14 @@ Pure Python: the Snakefile imports this at every start, so nothing here imports 
 from cryorestore.config.inputs import check_inputs, input_files, pick_files, picks, picks_version
 from cryorestore.config.loading import Configuration, load_configuration
 from cryorestore.config.sources import code_version
-from cryorestore.config.steps import STEPS, needs_poses, network_methods, particle_box_size, particle_pixel_size, step_parameters
+from cryorestore.config.steps import STEPS, has_posterior, needs_poses, network_methods, particle_box_size, particle_pixel_size, step_parameters
 
 __all__ = [
     "STEPS",
     "Configuration",
     "check_inputs",
     "code_version",
+    "has_posterior",
     "input_files",
     "load_configuration",
     "needs_poses",
