@@ -29,7 +29,7 @@ export MKL_NUM_THREADS ?= 1
 export MPLBACKEND := Agg
 export PYTHONNOUSERSITE := 1
 
-.PHONY: help setup demo demo-short demo-real test bench-extraction bench-extraction-quick peers-topaz peers-nc test-slurm soak check lint types unit docs lock clean clean-results distclean
+.PHONY: help setup demo demo-short demo-real test bench-extraction bench-extraction-quick bench-restoration bench-restoration-quick peers-topaz peers-nc test-slurm soak check lint types unit docs lock clean clean-results distclean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -63,6 +63,14 @@ bench-extraction: $(PRODUCT) ## extraction and normalization beside relion_prepr
 
 bench-extraction-quick: $(PRODUCT) ## the same with small sets, at most four minutes
 	$(BIN)/python benchmarks/extraction/measure.py --quick
+
+bench-restoration: $(PRODUCT) ## restoration quality of every lane, docs/benchmark.md (hours; goes on where it was stopped; quiet machine)
+	$(BIN)/python benchmarks/restoration/measure.py
+	$(BIN)/python benchmarks/restoration/conformers.py
+	$(BIN)/python benchmarks/restoration/page.py
+
+bench-restoration-quick: $(PRODUCT) ## small sets at one SNR, at most four minutes: the order at the top is checked
+	$(BIN)/python benchmarks/restoration/measure.py --quick
 
 peers-topaz: $(PEERS) ## Topaz-Denoise (GPL-3), for the method topaz
 	.venv-peers/bin/python $(PIP_INSTALL) --no-deps topaz-em==0.3.20
