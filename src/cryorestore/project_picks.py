@@ -154,7 +154,8 @@ def picks_entries(picks: Picks, *, pixel_size: float | None, particle_diameter: 
     entries["input.kind"] = Sourced("micrographs", "micrographs and picks, no particle images")
     entries["input.micrographs_star"] = Sourced(os.path.relpath(table.resolve(), base), picks.micrographs.source)
     if picks.coordinates is not None:
-        entries["input.coordinates"] = Sourced(os.path.relpath(picks.coordinates.value, base), picks.coordinates.source)
+        pattern = Path(picks.coordinates.value)
+        entries["input.coordinates"] = Sourced(os.path.relpath(pattern.parent.resolve() / pattern.name, base), picks.coordinates.source)
     posed = False
     if picks.particles_star is not None:
         entries["input.particles_star"] = Sourced(os.path.relpath(picks.particles_star.resolve(), base), "coordinates of the particles")

@@ -201,6 +201,16 @@ def picking_project(folder, job_name, suffix, *, options, inner="Micrographs"):
     return job
 
 
+def test_a_project_that_is_reached_by_a_link_has_its_picks(tmp_path):
+    options = {"fn_input_autopick": "CtfFind/job003/micrographs_ctf.star", "log_diam_max": "30"}
+    picking_project(tmp_path / "deep/down", "AutoPick/job005", "_autopick.star", options=options)
+    (tmp_path / "link").symlink_to(tmp_path / "deep/down")
+    job = next((tmp_path / "link").rglob("AutoPick/job005"))
+    settings, configuration = written(initialize_project(relion=job, datasets_dir=tmp_path / "datasets"))
+    check_inputs(configuration)
+    assert len(pick_files(settings)) == 2
+
+
 def test_an_autopick_job_becomes_micrographs_with_their_picks(tmp_path):
     options = {"fn_input_autopick": "CtfFind/job003/micrographs_ctf.star", "log_diam_max": "30"}
     job = picking_project(tmp_path, "AutoPick/job005", "_autopick.star", options=options)
