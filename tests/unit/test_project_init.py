@@ -201,16 +201,6 @@ def picking_project(folder, job_name, suffix, *, options, inner="Micrographs"):
     return job
 
 
-def test_a_project_that_is_reached_by_a_link_has_its_picks(tmp_path):
-    options = {"fn_input_autopick": "CtfFind/job003/micrographs_ctf.star", "log_diam_max": "30"}
-    picking_project(tmp_path / "deep/down", "AutoPick/job005", "_autopick.star", options=options)
-    (tmp_path / "link").symlink_to(tmp_path / "deep/down")
-    job = next((tmp_path / "link").rglob("AutoPick/job005"))
-    settings, configuration = written(initialize_project(relion=job, datasets_dir=tmp_path / "datasets"))
-    check_inputs(configuration)
-    assert len(pick_files(settings)) == 2
-
-
 def test_an_autopick_job_becomes_micrographs_with_their_picks(tmp_path):
     options = {"fn_input_autopick": "CtfFind/job003/micrographs_ctf.star", "log_diam_max": "30"}
     job = picking_project(tmp_path, "AutoPick/job005", "_autopick.star", options=options)
@@ -276,8 +266,12 @@ def test_micrographs_without_picks_are_refused(tmp_path):
         initialize_project(table=job.parents[1] / "CtfFind/job003/micrographs_ctf.star", datasets_dir=tmp_path)
 
 
-def test_experimental_micrographs_with_their_picks_become_a_configuration(data_root, tmp_path):
-    folder = data_root / "apoferritin-empiar10146"
+def test_experimental_micrographs_with_their_picks_become_a_configuration(data_root, tmp_path, monkeypatch):
+    link = tmp_path / "a/deep/link"  # as where the data's folder is reached by one
+    link.parent.mkdir(parents=True)
+    link.symlink_to(data_root.resolve())
+    monkeypatch.setenv("CRYORESTORE_DATA", str(link))
+    folder = link / "apoferritin-empiar10146"
     done = initialize_project(table=folder / "micrographs.star", datasets_dir=tmp_path, particle_diameter=130)
     settings, configuration = written(done)
     check_inputs(configuration)
