@@ -16,6 +16,7 @@ from cryorestore.config import load_configuration, step_parameters
 from cryorestore.ctf import ctf_2d
 from cryorestore.metrics import mean_interval, score_images
 from cryorestore.particles import ParticleTable
+from cryorestore.pose_tensors import pose_tensors
 from cryorestore.provenance import code_commit
 from cryorestore.restore import Restorer, load_restorer
 from cryorestore.truth import Truth
@@ -83,8 +84,7 @@ def restorer_of(results: Path, settings: dict, half: int, sampling: tuple[str, i
 
 def restore(table: ParticleTable, restorer: Restorer) -> torch.Tensor:
     """Restored images of the whole table."""
-    parameters, rotations = table.ctf_parameters(), torch.from_numpy(table.rotation_matrices()).float()
-    shifts = torch.from_numpy(-table.origins() / table.pixel_size).float()
+    parameters, (rotations, shifts) = table.ctf_parameters(), pose_tensors(table)
     restored = []
     with torch.no_grad():
         for start in range(0, len(table), BATCH):

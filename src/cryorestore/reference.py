@@ -22,6 +22,7 @@ from cryorestore.io.mrc import read_map, write_map
 from cryorestore.masks import soft_sphere
 from cryorestore.noise import estimate_noise_power
 from cryorestore.particles import ParticleTable
+from cryorestore.pose_tensors import pose_tensors
 from cryorestore.project import FourierVolume
 
 _FSC_END = 0.05
@@ -167,8 +168,7 @@ def _fit_amplitude(table: ParticleTable, volume: Tensor, noise_power: Tensor, ma
     slicer = FourierVolume(volume, max_shell=min(max_shell, _AMPLITUDE_SHELLS))
     coefficients = slicer.coefficients
     weight = coefficients.weight / noise_power[coefficients.shell]
-    rotations = torch.from_numpy(some.rotation_matrices()).float()
-    shifts = torch.from_numpy(-some.origins() / some.pixel_size).float()
+    rotations, shifts = pose_tensors(some)
     matched = power = 0.0
     for rows, (images, ctf) in zip(_rows(len(some)), _images_with_ctf(some), strict=True):
         model = slicer.slices(rotations[rows]) * coefficients.select(ctf) * coefficients.shift_phases(shifts[rows])

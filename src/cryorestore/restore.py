@@ -24,6 +24,7 @@ from cryorestore.identity import particle_identities
 from cryorestore.io.mrc import MrcStackWriter
 from cryorestore.logs import get_logger
 from cryorestore.particles import ParticleTable
+from cryorestore.pose_tensors import shift_tensor
 from cryorestore.postprocess import PostProcessor, load_postprocess
 from cryorestore.reconstruct.step import ACCEPTED_COLUMN
 from cryorestore.reference import Reference
@@ -239,7 +240,7 @@ def _restored_batches(table: ParticleTable, restorer: Restorer, *, batch_size: i
     parameters, seeds = table.ctf_parameters(), derived_seeds(seed, particle_identities(table), purpose="restore")
     posed = restorer.conditions.needs_poses
     rotations = torch.from_numpy(table.rotation_matrices()).float() if posed else torch.eye(3).expand(count, 3, 3)
-    shifts = torch.from_numpy(-table.origins() / pixel_size).float()
+    shifts = shift_tensor(table)
     for rows, real in fixed_batches(count, batch_size, description="restore particles"):
         images = torch.from_numpy(table.load_images(rows))
         ctf = ctf_2d(parameters.take(rows), box_size=box_size, pixel_size=pixel_size)

@@ -157,8 +157,7 @@ def control_changed_map(
     )
     table = ParticleTable.read(star)
     rows = chosen_rows(used_rows(table), images, seed=seed)
-    every = particle_seeds(table, seed=seed)
-    seeds = [every[row] for row in rows]
+    seeds = particle_seeds(table, rows, seed=seed)
     found = restore_rows(
         table, rows, restorer, particles_themselves(table), seeds=seeds, batch_size=batch_size, description="restore by a changed map"
     )

@@ -28,6 +28,7 @@ from cryorestore.ctf import ctf_2d
 from cryorestore.files import files_together
 from cryorestore.geometry import perturb_rotations
 from cryorestore.particles import ParticleTable
+from cryorestore.pose_tensors import shift_tensor
 from cryorestore.project import FourierVolume
 from cryorestore.reconstruct.step import MINIMUM_PARTICLES, used_rows
 from cryorestore.reference import Reference, seeded_noise
@@ -173,7 +174,7 @@ def simulated(table: ParticleTable, reference: Reference, kind: _Kind, *, rotati
     """Images of one kind near the poses of a table, as far off them as poses are said to err."""
     slicer = None if kind.volume is None else FourierVolume(kind.volume, max_shell=reference.max_shell)
     given, parameters = table.rotation_matrices(), table.ctf_parameters()
-    shifts = torch.from_numpy(-table.origins() / table.pixel_size).float()
+    shifts = shift_tensor(table)
 
     def images(rows: Rows, seeds: Sequence[int]) -> Tensor:
         noise = seeded_noise(seeds, kind.noise_power, box_size=table.box_size)

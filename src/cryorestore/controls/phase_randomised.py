@@ -132,8 +132,8 @@ def control_phase_randomised(
     compared = Comparison(table.pixel_size, mask_radius, mask_edge)
     raw_map = map_of(table, rows, torch.from_numpy(table.load_images(rows)))
     restored_map = map_of(table, rows, torch.from_numpy(restored.load_images(rows)))
-    every, last = particle_seeds(table, seed=seed), restorer.conditions.reference.max_shell
-    seeds, steps = [every[row] for row in rows], list[_Step]()
+    seeds, last = particle_seeds(table, rows, seed=seed), restorer.conditions.reference.max_shell
+    steps = list[_Step]()
     for shell in sorted({min(max(round(share * last), 1), last - 1) for share in shares}, reverse=True):
         source = randomised_beyond(particles_themselves(table), shell)
         found = restore_rows(table, rows, restorer, source, seeds=seeds, batch_size=batch_size, description=f"phases beyond shell {shell}")

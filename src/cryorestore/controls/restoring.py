@@ -15,6 +15,7 @@ from cryorestore.fsc import FscCurve, fourier_shell_correlation
 from cryorestore.identity import particle_identities
 from cryorestore.masks import soft_sphere
 from cryorestore.particles import ParticleTable
+from cryorestore.pose_tensors import pose_tensors
 from cryorestore.reconstruct.native import BackProjector, backproject
 from cryorestore.reference import seeded_noise
 from cryorestore.restore import Restorer
@@ -41,9 +42,10 @@ def chosen_rows(candidates: Rows, count: int, *, seed: int) -> Rows:
     return candidates[np.sort(picked)]
 
 
-def particle_seeds(table: ParticleTable, *, seed: int) -> list[int]:
-    """The seeds that the particles of a table are restored with by the step restore_particles."""
-    return derived_seeds(seed, particle_identities(table), purpose="restore")
+def particle_seeds(table: ParticleTable, rows: Rows, *, seed: int) -> list[int]:
+    """The seeds that the particles of some rows are restored with by the step restore_particles."""
+    every = derived_seeds(seed, particle_identities(table), purpose="restore")
+    return [every[row] for row in rows]
 
 
 def particles_themselves(table: ParticleTable) -> Source:
@@ -77,7 +79,7 @@ def restore_rows(
         One an image.
     """
     box_size, pixel_size = table.box_size, table.pixel_size
-    rotations, shifts = _poses(table)
+    rotations, shifts = pose_tensors(table)
     parameters = table.ctf_parameters()
     images, evidence = torch.empty(len(rows), box_size, box_size), np.full(len(rows), np.nan)
     with torch.no_grad():
@@ -93,7 +95,7 @@ def restore_rows(
 
 def map_of(table: ParticleTable, rows: Rows, images: Float[Tensor, "n box box"], *, batch: int = 64) -> Float[Tensor, "box box box"]:
     """The native map of images at the poses and CTFs of `rows`; no symmetry, so that maps of few images are judged alike."""
-    rotations, shifts = _poses(table)
+    rotations, shifts = pose_tensors(table)
     parameters = table.ctf_parameters()
     projector = BackProjector(table.box_size)
     for start in range(0, len(rows), batch):
@@ -124,7 +126,3 @@ class Comparison:
 def mean_over_shells(curve: FscCurve, first: int, last: int) -> float:
     """Mean correlation of the shells `first` to `last`, both counted."""
     return float(curve.correlation[first : last + 1].mean())
-
-
-def _poses(table: ParticleTable) -> tuple[Tensor, Tensor]:
-    return torch.from_numpy(table.rotation_matrices()).float(), torch.from_numpy(-table.origins() / table.pixel_size).float()

@@ -133,8 +133,7 @@ def control_shared_network(
         name: [map_of(table, own, torch.from_numpy(table.load_images(own))) for table, own in zip(tables, rows, strict=True)]
         for name, tables in (("raw", raw), ("independent", restored))
     }
-    every = particle_seeds(raw[1], seed=seed)
-    seeds = [every[row] for row in rows[1]]
+    seeds = particle_seeds(raw[1], rows[1], seed=seed)
     source = particles_themselves(raw[1])
     crossed = restore_rows(raw[1], rows[1], restorer, source, seeds=seeds, batch_size=batch_size, description="half 2 with half 1's network")
     maps["shared"] = [maps["independent"][0], map_of(raw[1], rows[1], crossed.images)]

@@ -32,6 +32,7 @@ from cryorestore.io.mrc import read_map
 from cryorestore.io.star import Cells
 from cryorestore.logs import get_logger
 from cryorestore.particles import ParticleTable
+from cryorestore.pose_tensors import pose_tensors
 from cryorestore.posterior import LocalPosterior, PosteriorResult
 from cryorestore.project import FourierVolume
 from cryorestore.reconstruct.native import OddEvenProjectors
@@ -208,8 +209,7 @@ def _batches(table: ParticleTable, reference: Reference, search: _Search) -> Ite
     posterior = search.posterior(reference)
     pixel_size, box_size, parameters = table.pixel_size, table.box_size, table.ctf_parameters()
     seeds = derived_seeds(search.seed, particle_identities(table), purpose="fuse")
-    rotations = torch.from_numpy(table.rotation_matrices()).float()
-    shifts = torch.from_numpy(-table.origins() / pixel_size).float()
+    rotations, shifts = pose_tensors(table)
     for rows, real in fixed_batches(len(table), search.batch_size, description="find poses"):
         images = torch.from_numpy(table.load_images(rows))
         ctf = ctf_2d(parameters.take(rows), box_size=box_size, pixel_size=pixel_size)

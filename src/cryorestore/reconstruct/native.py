@@ -16,6 +16,7 @@ from cryorestore.fsc import fourier_shell_correlation
 from cryorestore.geometry import symmetry_matrices
 from cryorestore.masks import soft_sphere
 from cryorestore.particles import ParticleTable
+from cryorestore.pose_tensors import pose_tensors
 from cryorestore.project import PADDING
 from cryorestore.reconstruct.least_squares import NormalEquations, signal_to_noise
 from cryorestore.reconstruct.maps import HalfMaps
@@ -254,8 +255,7 @@ def solve_halves(odd: NormalEquations, even: NormalEquations, *, pixel_size: flo
 def reconstruct_native(table: ParticleTable, *, symmetry: str, program: str, threads: int, scratch: Path) -> HalfMaps:
     """Reconstruct in this process, `_BATCH` particles at a time; `program` and `scratch` are not used."""
     box_size, pixel_size = table.box_size, table.pixel_size
-    rotations = torch.from_numpy(table.rotation_matrices()).float()
-    shifts = torch.from_numpy(-table.origins() / pixel_size).float()
+    rotations, shifts = pose_tensors(table)
     parameters = table.ctf_parameters()
     projectors = OddEvenProjectors(box_size, symmetry=symmetry)
     coefficients = projectors.coefficients

@@ -13,6 +13,7 @@ from cryorestore.ctf import ctf_2d
 from cryorestore.files import read_json
 from cryorestore.fourier import radial_average, to_fourier
 from cryorestore.particles import ParticleTable
+from cryorestore.pose_tensors import pose_tensors
 from cryorestore.project import FourierVolume
 from cryorestore.reference import Reference
 from cryorestore.report.pictures import Picture, Series, svg_uri
@@ -89,8 +90,8 @@ def _project(table: ParticleTable, reference: Reference) -> NDArray[np.float32]:
     slicer = FourierVolume(reference.volume, max_shell=reference.max_shell)
     coefficients = slicer.coefficients
     ctf = ctf_2d(table.ctf_parameters(), box_size=table.box_size, pixel_size=table.pixel_size)
-    shifts = torch.from_numpy(-table.origins() / table.pixel_size).float()
-    slices = slicer.slices(torch.from_numpy(table.rotation_matrices()).float())
+    rotations, shifts = pose_tensors(table)
+    slices = slicer.slices(rotations)
     images: NDArray[np.float32] = coefficients.to_images(slices * coefficients.select(ctf) * coefficients.shift_phases(shifts)).numpy()
     return images
 
