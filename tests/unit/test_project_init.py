@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from numpy.lib.recfunctions import repack_fields
 
 from cryorestore.cli import app
 from cryorestore.config import check_inputs, input_files, load_configuration, pick_files
+from cryorestore.config.paths import PROJECT_ROOT
 from cryorestore.errors import CryorestoreError
 from cryorestore.io.mrc import write_map, write_micrograph
 from cryorestore.io.star import StarBlock, write_star
@@ -270,7 +272,7 @@ def test_experimental_micrographs_with_their_picks_become_a_configuration(data_r
     link = tmp_path / "a/deep/link"  # as where the data's folder is reached by one
     link.parent.mkdir(parents=True)
     link.symlink_to(data_root.resolve())
-    monkeypatch.setenv("CRYORESTORE_DATA", str(link))
+    monkeypatch.setenv("CRYORESTORE_DATA", os.path.relpath(link, PROJECT_ROOT))
     folder = link / "apoferritin-empiar10146"
     done = initialize_project(table=folder / "micrographs.star", datasets_dir=tmp_path, particle_diameter=130)
     settings, configuration = written(done)
