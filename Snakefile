@@ -20,6 +20,7 @@ os.environ.update(
 
 
 include: "rules/common.smk"
+include: "rules/resources.smk"
 include: "rules/targets.smk"
 
 

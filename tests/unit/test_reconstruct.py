@@ -118,7 +118,7 @@ def test_a_broken_map_is_refused_and_nothing_is_written(tmp_path, monkeypatch, d
 
 
 def test_the_rules_ask_for_the_memory_that_a_reconstruction_states():
-    rules = (Path(__file__).parents[2] / "rules/common.smk").read_text()
+    rules = (Path(__file__).parents[2] / "rules/resources.smk").read_text()
     assert f"MAP_COPIES = {PEAK_COPIES} " in rules
 
 
