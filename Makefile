@@ -49,7 +49,6 @@ demo-full: $(PRODUCT) $(PEERS) ## the demo with every control, those that train 
 	@$(call print_headline,demo)
 
 demo-real: $(PRODUCT) $(PEERS) ## the whole chain on experimental apoferritin micrographs (EMPIAR-10146; docs/datasets.md)
-demo-real: $(PRODUCT) $(PEERS) ## the whole chain on experimental apoferritin micrographs (EMPIAR-10146; docs/datasets.md)
 	$(BIN)/snakemake --profile profiles/local --config datasets='[empiar-10146]'
 	@$(call print_headline,empiar-10146)
 
@@ -62,7 +61,6 @@ test-slurm: $(DEV) ## the tiny chain on a real SLURM of this machine, interrupte
 test-browser: $(DEV) ## the report in a headless Chromium: of a made-up run, and those that CRYORESTORE_REPORTS names
 	$(BIN)/pytest -m browser --durations 5 tests/browser
 
-soak: $(DEV) ## kill -9 at 50 random moments of the tiny chain, each run to its end again (an hour or more; goes on where it was stopped)
 soak: fuzz $(DEV) ## fuzz, then kill -9 at 50 random moments of the tiny chain, each run to its end again (an hour or more; goes on where it was stopped)
 	$(BIN)/python benchmarks/soak/soak.py
 

@@ -98,7 +98,8 @@ def test_every_job_asked_for_its_partition_time_memory_and_gpus(run):
         rule, asked = told.split()[0], dict(word.split("=", 1) for word in told.split() if "=" in word)
         spot, gpu = "train_postprocess" in rule, any(rule.startswith(f"rule_{name}_wildcards") for name in GPU_RULES)
         assert asked["Partition"] == ("spot" if spot else "gpu" if gpu else "cpu"), told
-        assert (asked.get("TresPerNode"), asked.get("TresPerJob")) == ("gres:gpu:1" if spot else None, "gres:gpu:1" if gpu else None), told
+        expected = ("gres:gpu:1", None) if spot else (None, "gres:gpu:1" if gpu else None)
+        assert (asked.get("TresPerNode"), asked.get("TresPerJob")) == expected, told
         assert (asked["NumTasks"], asked["Requeue"]) == ("1", "1"), told
         assert asked["MinMemoryNode"] != "0", told
         assert asked["TimeLimit"] not in ("UNLIMITED", "01:17:00"), told
