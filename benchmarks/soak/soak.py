@@ -1,13 +1,14 @@
-"""Kill -9 at random moments of the small chain, run it to its end again, and compare every result with an undisturbed run's bytes.
+"""Kill -9 at random moments of the small chain, go on with it again and again to its end, and compare every result with an undisturbed run's bytes.
 
 usage: python benchmarks/soak/soak.py [--kills N] [--seed N] [--folder results/soak]
-Every kill has a run of its own from the start; its moment is drawn from the undisturbed run's duration. By turns one step's process is killed, or
-Snakemake with all its steps. Each is entered into benchmarks/soak/results.json at once; started again, it goes on after the last one. It ends with
-code 1 at the first result that differs, and leaves that run's folder.
+A run is hit until it ends before the next kill: each time it goes on from where it was, until a moment that is drawn anew. By turns one step's
+process is killed, or Snakemake with all its steps. Each run is entered into benchmarks/soak/results.json when its results have been compared; started
+again, the soak goes on after the last one. It ends with code 1 at the first run whose results differ, and leaves that run's folder.
 """
 
 import argparse
 import collections
+import contextlib
 import json
 import os
 import random
@@ -28,6 +29,8 @@ from slurm.running import CONFIGURATION, LOCAL, Snakemake, run_to_end, scripts  
 
 FIGURES = Path(__file__).with_name("results.json")
 LONGEST = 3600.0
+LONGEST_SHARE = 0.5
+"""The longest time between two kills, as a share of an undisturbed run"""
 
 
 def main() -> int:
@@ -35,12 +38,12 @@ def main() -> int:
     arguments = _arguments()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     reference = _reference(arguments.folder)
-    kills: list[dict[str, Any]] = read_json(FIGURES)["kills"] if FIGURES.exists() else []
-    for number in range(len(kills), arguments.kills):
-        kills.append(_kill(arguments.folder / "run", number, arguments.seed, reference))
-        write_json(FIGURES, _figures(kills, reference, arguments.seed))
-        print(json.dumps(kills[-1]), flush=True)
-        if kills[-1]["different"]:
+    runs: list[dict[str, Any]] = read_json(FIGURES)["runs"] if FIGURES.exists() else []
+    while sum(len(run["kills"]) for run in runs) < arguments.kills:
+        runs.append(_run(arguments.folder / "run", len(runs), arguments.seed, reference))
+        write_json(FIGURES, _figures(runs, reference, arguments.seed))
+        print(json.dumps(runs[-1]), flush=True)
+        if runs[-1]["different"]:
             return 1
     return 0
 
@@ -66,35 +69,53 @@ def _reference(folder: Path) -> dict[str, Any]:
     return reference
 
 
-def _kill(folder: Path, number: int, seed: int, reference: dict[str, Any]) -> dict[str, Any]:
-    """One run, one kill, the run to its end, and what differs."""
+def _run(folder: Path, number: int, seed: int, reference: dict[str, Any]) -> dict[str, Any]:
+    """One run, killed and taken up again to its end, and what differs."""
     draw = random.Random(f"{seed} {number}")
-    moment, whole = draw.uniform(0, reference["seconds"]), number % 2 == 1
     shutil.rmtree(folder, ignore_errors=True)
+    begin, kills = time.monotonic(), list[dict[str, Any]]()
+    while True:
+        kill = _until_killed(folder, draw.uniform(0, LONGEST_SHARE * reference["seconds"]), len(kills) % 2 == number % 2, draw)
+        if kill is None:
+            break
+        kills.append(kill)
+        run_to_end(folder, *CONFIGURATION, "--unlock", profile=LOCAL, seconds=LONGEST)
+    run_to_end(folder, *CONFIGURATION, profile=LOCAL, seconds=LONGEST)
+    return {
+        "kills": kills,
+        "results": len(reference["results"]),
+        "different": differences(fingerprints(folder / "results"), reference["results"]),
+        "seconds": round(time.monotonic() - begin, 1),
+    }
+
+
+def _until_killed(folder: Path, moment: float, whole: bool, draw: random.Random) -> dict[str, Any] | None:
+    """Let the run go on until `moment` (s) and kill it or one of its steps; what was hit, None where the run ended before."""
     begin = time.monotonic()
     with Snakemake(folder, *CONFIGURATION, profile=LOCAL, log=folder.with_name("killed.log")) as run:
         steps: dict[int, str] = {}
         while run.is_running and (time.monotonic() - begin < moment or (not steps and not whole)):
             time.sleep(0.05)
             steps = _steps(run.process.pid)
+        if not run.is_running:
+            assert run.wait(LONGEST) == 0, run.tail()
+            return None
         after = time.monotonic() - begin
         if whole:
             run.kill()
-        elif steps:
-            os.kill(draw.choice(sorted(steps)), signal.SIGKILL)
-            run.wait(LONGEST)
+        else:
+            _kill(draw.choice(sorted(steps)))
+            if run.wait(LONGEST) == 0:
+                return None
         for pid in _steps(run.process.pid):
-            os.kill(pid, signal.SIGKILL)
-    run_to_end(folder, *CONFIGURATION, "--unlock", profile=LOCAL, seconds=LONGEST)
-    run_to_end(folder, *CONFIGURATION, profile=LOCAL, seconds=LONGEST)
-    return {
-        "after_seconds": round(after, 2),
-        "killed": "Snakemake and its steps" if whole else "a step",
-        "running": sorted(steps.values()),
-        "results": len(reference["results"]),
-        "different": differences(fingerprints(folder / "results"), reference["results"]),
-        "seconds": round(time.monotonic() - begin, 1),
-    }
+            _kill(pid)
+    return {"after_seconds": round(after, 2), "killed": "Snakemake and its steps" if whole else "a step", "running": sorted(steps.values())}
+
+
+def _kill(pid: int) -> None:
+    """Kill -9, unless it has ended by itself in this moment."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
 
 
 def _steps(session: int) -> dict[int, str]:
@@ -109,17 +130,19 @@ def _session(pid: int) -> int | None:
         return None
 
 
-def _figures(kills: list[dict[str, Any]], reference: dict[str, Any], seed: int) -> dict[str, Any]:
+def _figures(runs: list[dict[str, Any]], reference: dict[str, Any], seed: int) -> dict[str, Any]:
+    kills = [kill for run in runs for kill in run["kills"]]
     hit = collections.Counter(rule for kill in kills for rule in set(kill["running"]))
     return {
         "command": "python benchmarks/soak/soak.py",
         "commit": reference["commit"],
         "seed": seed,
         "undisturbed_seconds": round(reference["seconds"], 1),
+        "runs_made": len(runs),
         "kills_made": len(kills),
-        "runs_that_differ": sum(bool(kill["different"]) for kill in kills),
+        "runs_that_differ": sum(bool(run["different"]) for run in runs),
         "running_when_killed": dict(sorted(hit.items())),
-        "kills": kills,
+        "runs": runs,
     }
 
 
