@@ -1,6 +1,8 @@
 """What is measured of one set of particles: maps against the truth, and what the programs cost."""
 
+import contextlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -8,6 +10,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
 from simulated import MASK, ParticleSet, simulate
 
@@ -20,11 +23,16 @@ from cryorestore.reconstruct import reconstruct_map
 from cryorestore.reconstruct.fusion import fuse_map
 from cryorestore.reconstruct.native import PEAK_COPIES
 from cryorestore.reference import estimate_reference
+from cryorestore.resolution.filters import low_pass
+from cryorestore.resolution.masking import tight_mask
 from cryorestore.restore import restore_particles
 
 ROTATION_ERROR, SHIFT_ERROR = 2.5, 0.5
 """rms of perturbed poses and the posterior's prior: degrees, px of a box of 64 px"""
 BACKGROUND = 24
+WINDOWED = "native, cryodrgn's window"
+TIGHT = {"share": 0.05, "resolution": 15.0, "extend_px": 1.0, "edge_px": 4.0}
+"""Mask of the truth: low-passed to `resolution` (angstrom), above a share of its largest value, grown and softened (px of a box of 64 px)."""
 PROGRAMS = {"native": "", "relion": "relion_reconstruct", "cryodrgn": str(Path(__file__).parents[2] / ".venv-peers/bin/cryodrgn")}
 
 
@@ -81,9 +89,22 @@ def backends_cell(scratch: Path, cell: dict) -> dict:
     particles = simulated(scratch, cell, 0.0, 0.0)
     figures = {}
     for backend, program in installed().items():
-        maps = reconstruct(scratch, backend, particles.given_star, backend=backend, program=program)
-        figures[backend] = compare(read_map(maps["map"])[0], particles)
+        volume = read_map(reconstruct(scratch, backend, particles.given_star, backend=backend, program=program)["map"])[0]
+        figures[backend] = compare(volume, particles)
+        if backend == "native":
+            figures[WINDOWED] = compare(volume * cryodrgn_window(cell["box"]), particles)
     return figures
+
+
+def cryodrgn_window(box_size: int) -> np.ndarray:
+    """What cryoDRGN's map is multiplied with: it adds an image to grid points of the box by their distance d < 1 with weight 1 - d, and divides this
+    smoothing of the transform out nowhere. In real space that is the transform of the weight, at the distance from the centre over the box."""
+    axis = np.arange(box_size) / box_size - 0.5
+    radius = np.sqrt(axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2)
+    distance = (np.arange(1000) + 0.5) / 1000
+    table = np.linspace(0.0, 1.0, 500)
+    transform = ((1 - distance) * distance**2 * np.sinc(2 * table[:, None] * distance)).sum(1)
+    return np.interp(radius, table, transform / transform[0]).astype(np.float32)
 
 
 def rates_cell(scratch: Path, cell: dict) -> dict:
@@ -113,17 +134,38 @@ def best(runs: list[dict], count: int) -> dict:
 
 
 def timed(command: list[str], folder: Path) -> dict:
-    """Wall seconds, processor seconds, and the largest resident set (MB) of a process or any that it starts."""
+    """Wall seconds, processor seconds, and the largest resident set (MB) of any of its processes (looked at every 20 ms)."""
     prefix = ["taskset", "-c", str(min(os.sched_getaffinity(0)))] if shutil.which("taskset") else []
+    peaks: dict[int, int] = {}
     begin = time.monotonic()
-    with subprocess.Popen([*prefix, *command], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
-        message = process.stderr.read() if process.stderr else b""
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
+    with (
+        (folder / "errors").open("wb") as errors,
+        subprocess.Popen([*prefix, *command], cwd=folder, stdout=subprocess.DEVNULL, stderr=errors) as process,
+    ):
+        while (ended := os.wait4(process.pid, os.WNOHANG))[0] == 0:
+            peaks |= resident_peaks(process.pid)
+            time.sleep(0.02)
+        seconds, usage = time.monotonic() - begin, ended[2]
+        process.returncode = os.waitstatus_to_exitcode(ended[1])
     if process.returncode:
-        raise SystemExit(f"{' '.join(command)}: exit code {process.returncode}\n{message.decode(errors='replace')[-2000:]}")
-    seconds = time.monotonic() - begin
-    return {"seconds": round(seconds, 2), "processor_seconds": round(usage.ru_utime + usage.ru_stime, 2), "peak_mb": round(usage.ru_maxrss / 1024)}
+        raise SystemExit(f"{' '.join(command)}: exit code {process.returncode}\n{(folder / 'errors').read_text(errors='replace')[-2000:]}")
+    return {
+        "seconds": round(seconds, 2),
+        "processor_seconds": round(usage.ru_utime + usage.ru_stime, 2),
+        "peak_mb": round(max(peaks.values()) / 2**20),
+    }
+
+
+def resident_peaks(pid: int) -> dict[int, int]:
+    """Largest resident sets so far (bytes) of a process and all that it has started. The system's own figure of an ended one counts what its parent
+    held when it was made."""
+    found = {}
+    with contextlib.suppress(psutil.NoSuchProcess, OSError):
+        for one in [(parent := psutil.Process(pid)), *parent.children(recursive=True)]:
+            told = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{one.pid}/status").read_text())
+            if told:
+                found[one.pid] = 1024 * int(told[1])
+    return found
 
 
 def simulated(scratch: Path, cell: dict, rotation_error: float, shift_error: float, *, junk_fraction: float = 0.0) -> ParticleSet:
@@ -145,9 +187,17 @@ def reconstruct(scratch: Path, name: str, star: Path, *, backend: str = "native"
 
 
 def compare(volume: np.ndarray, particles: ParticleSet) -> dict:
-    """Area under the FSC to the truth (its mean over shells 1 to box / 2 - 1) inside the soft sphere, and where it crosses 0.5 (angstrom)."""
+    """Area under the FSC to the truth (its mean over shells 1 to box / 2 - 1) and where it crosses 0.5 (angstrom), in a soft sphere that is wider
+    than the particle and, `tight`, in a mask of the truth itself."""
     box, pixel_size = volume.shape[0], particles.pixel_size
     sphere = soft_sphere(box, MASK[0] / pixel_size, MASK[1] / pixel_size)
-    curve = fourier_shell_correlation(torch.from_numpy(volume) * sphere, particles.truth * sphere, pixel_size=pixel_size)
-    crossing = curve.resolution(0.5)
-    return {"area": round(float(curve.correlation[1 : box // 2].mean()), 5), "fsc05": None if crossing is None else round(crossing, 3)}
+    filtered = low_pass(particles.truth, resolution=TIGHT["resolution"], pixel_size=pixel_size)
+    sizes = {name: TIGHT[name] * box / 64 for name in ("extend_px", "edge_px")}
+    tight = tight_mask(filtered, threshold=TIGHT["share"] * float(filtered.max()), **sizes)
+    figures: dict = {}
+    for name, mask in (("", sphere), ("tight_", tight)):
+        curve = fourier_shell_correlation(torch.from_numpy(volume) * mask, particles.truth * mask, pixel_size=pixel_size)
+        crossing = curve.resolution(0.5)
+        figures[f"{name}area"] = round(float(curve.correlation[1 : box // 2].mean()), 5)
+        figures[f"{name}fsc05"] = None if crossing is None else round(crossing, 3)
+    return figures

@@ -29,7 +29,7 @@ from slurm.running import CONFIGURATION, LOCAL, Snakemake, run_to_end, scripts  
 
 FIGURES = Path(__file__).with_name("results.json")
 LONGEST = 3600.0
-LONGEST_SHARE = 0.5
+LONGEST_SHARE = 0.25
 """The longest time between two kills, as a share of an undisturbed run"""
 
 
