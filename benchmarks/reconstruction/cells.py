@@ -98,7 +98,8 @@ def backends_cell(scratch: Path, cell: dict) -> dict:
 
 def cryodrgn_window(box_size: int) -> np.ndarray:
     """What cryoDRGN's map is multiplied with: it adds an image to grid points of the box by their distance d < 1 with weight 1 - d, and divides this
-    smoothing of the transform out nowhere. In real space that is the transform of the weight, at the distance from the centre over the box."""
+    smoothing of the transform out nowhere. In real space that is the transform of the weight, at the distance from the centre over the box.
+    """
     axis = np.arange(box_size) / box_size - 0.5
     radius = np.sqrt(axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2)
     distance = (np.arange(1000) + 0.5) / 1000
@@ -158,7 +159,8 @@ def timed(command: list[str], folder: Path) -> dict:
 
 def resident_peaks(pid: int) -> dict[int, int]:
     """Largest resident sets so far (bytes) of a process and all that it has started. The system's own figure of an ended one counts what its parent
-    held when it was made."""
+    held when it was made.
+    """
     found = {}
     with contextlib.suppress(psutil.NoSuchProcess, OSError):
         for one in [(parent := psutil.Process(pid)), *parent.children(recursive=True)]:
@@ -188,7 +190,8 @@ def reconstruct(scratch: Path, name: str, star: Path, *, backend: str = "native"
 
 def compare(volume: np.ndarray, particles: ParticleSet) -> dict:
     """Area under the FSC to the truth (its mean over shells 1 to box / 2 - 1) and where it crosses 0.5 (angstrom), in a soft sphere that is wider
-    than the particle and, `tight`, in a mask of the truth itself."""
+    than the particle and, `tight`, in a mask of the truth itself.
+    """
     box, pixel_size = volume.shape[0], particles.pixel_size
     sphere = soft_sphere(box, MASK[0] / pixel_size, MASK[1] / pixel_size)
     filtered = low_pass(particles.truth, resolution=TIGHT["resolution"], pixel_size=pixel_size)

@@ -80,8 +80,8 @@ def backends_table(cells: Cells) -> str:
     return "\n".join(
         [
             "### Backends\n",
-            "In the soft sphere, which is wider than the particle, and in a tight mask made of the truth. cryoDRGN leaves its interpolation's window in the map, "
-            "which weakens what is far from the centre, as a mask would: one line is the native map times this window.\n",
+            "In the soft sphere, which is wider than the particle, and in a tight mask made of the truth. cryoDRGN leaves its interpolation's window "
+            "in the map, which weakens what is far from the centre, as a mask would: one line is the native map times this window.\n",
             table([*columns, "map", *masks, "0.5, sphere", "0.5, tight"], rows),
             "Difference in area against the better of the others, same particles: mean and its 95 % interval (Student's t over seeds).\n",
             table([*columns, "map", "less", *masks], ahead),
