@@ -42,7 +42,7 @@ def _mask_radius(path: Path, pixel_size: float) -> float:
 
 
 def symmetry_entries(known: Sourced | None, symmetry: str | None, missing: list[str]) -> Entries:
-    """The point group and a backend that has it; what is wrong or unknown goes to `missing`."""
+    """The point group; what is wrong or unknown goes to `missing`."""
     found = Sourced(symmetry, "--symmetry") if symmetry is not None else known
     if found is None:
         missing.append("symmetry: C1 is taken; set symmetry if it is another")
@@ -51,7 +51,4 @@ def symmetry_entries(known: Sourced | None, symmetry: str | None, missing: list[
     if not re.fullmatch(r"C[1-9][0-9]?|D[1-9][0-9]?|T|O|I", group):
         missing.append(f"symmetry: {found.value} ({found.source}) is none of Cn, Dn, T, O, I (= I2); bring the poses into one of these settings")
         return {}
-    entries = {"symmetry": Sourced(group, found.source)}
-    if group != "C1":
-        entries["reconstruct.backend"] = Sourced("native", "has symmetry; cryodrgn would take each particle many times")
-    return entries
+    return {"symmetry": Sourced(group, found.source)}

@@ -83,7 +83,7 @@ def test_a_relion_job_becomes_a_configuration_that_finds_its_files(relion_job, t
     assert done.path.name == "betagal-job012.yaml"
     assert settings["input"]["particles_star"] == "Refine3D/job012/run_data.star"
     assert (settings["input"]["pixel_size"], settings["input"]["box_size"]) == (PIXEL, BOX)
-    assert (settings["symmetry"], settings["reconstruct"]["backend"]) == ("D2", "native")
+    assert settings["symmetry"] == "D2"
     assert settings["normalize"]["bg_radius"] == round(100 / 2 / PIXEL)
     assert settings["mask"]["radius"] == pytest.approx(12 * PIXEL, abs=PIXEL)  # radius 11 px, half-way down the edge of 2 px
     assert done.missing == [f"particles: {COUNT} with poses are few to learn from; consider `denoisers: []`"]

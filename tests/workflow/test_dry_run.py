@@ -96,7 +96,7 @@ def test_full_controls_train_on_changed_maps_and_basic_ones_train_nothing(tmp_pa
 
 def test_fused_stacks_and_the_check_of_the_backend_are_made_where_they_are_asked_for(tmp_path):
     counts = []
-    for asked in (["reconstruct={check: native}"], ["fusion={enabled: true}"]):
+    for asked in (["reconstruct={check: native}"], ["reconstruct={check: null}", "fusion={enabled: true}"]):
         done = dry_run(tmp_path, "--config", "denoisers=[ours]", *asked)
         assert done.returncode == 0, done.stderr
         counts.append(job_counts(done.stdout + done.stderr))

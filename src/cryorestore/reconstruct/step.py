@@ -47,7 +47,7 @@ def reconstruct_map(
     map: str | Path,
     map_odd: str | Path,
     map_even: str | Path,
-    backend: str = "cryodrgn",
+    backend: str = "native",
     symmetry: str = "C1",
     program: str = "",
     threads: int = 1,
