@@ -80,6 +80,12 @@ bench-reconstruction: $(PRODUCT) $(PEERS) ## maps against a known truth, by use 
 bench-reconstruction-quick: $(PRODUCT) $(PEERS) ## a few small cells of it, at most four minutes
 	$(BIN)/python benchmarks/reconstruction/measure.py --quick
 
+peers-topaz: $(PEERS) ## Topaz-Denoise (GPL-3), for the method topaz
+	.venv-peers/bin/python $(PIP_INSTALL) --no-deps topaz-em==0.3.20
+
+peers-nc: $(PEERS) ## BM3D, whose licence allows no commercial use, for the method bm3d
+	.venv-peers/bin/python $(PIP_INSTALL) --no-deps bm3d==4.0.3 bm4d==4.2.5
+
 check: lint types unit ## lint, types, unit tests and dry-runs, in two minutes
 
 lint: $(DEV)

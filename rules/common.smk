@@ -204,7 +204,7 @@ def changed_networks(wildcards):
 def deviation_stack(wildcards, half=None):
     """Where the posterior deviation goes, beside the declared outputs: only some methods know it."""
     method = settings_of(wildcards)["methods"][wildcards.method]
-    if not cryorestore.config.needs_poses(method):
+    if not cryorestore.config.has_posterior(method):
         return None
     folder = f"{CONFIGURATION.results}/{wildcards.dataset}/restored.{wildcards.method}"
     return f"{folder}/half{half or wildcards.half}/deviation.mrcs"

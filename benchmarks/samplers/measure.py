@@ -68,6 +68,7 @@ def score(results: Path, settings: dict, sampling: tuple[str, int, int] | None) 
 def restorer_of(results: Path, settings: dict, half: int, sampling: tuple[str, int, int] | None) -> Restorer:
     """The demo's method `ours` without post-processing, with another sampler; without one, the posterior mean."""
     options = step_parameters("restore_particles", settings, method="ours", half=half)
+    options |= {"condition": ["mean"]} if sampling is None else {}
     names = ("condition", "rotation_sigma", "shift_sigma", "posterior_rotations", "device", "precision")
     sampler, steps, samples = sampling or ("mean", 1, 1)
     return load_restorer(

@@ -1,12 +1,13 @@
 """What the networks are shown of a particle: the image itself, two CTF-corrected forms of it, and the pose posterior where there is a map."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cryorestore.baselines.filters import POSED_FILTERS, Filter
 from cryorestore.baselines.wiener import wiener_filter
 from cryorestore.fourier import to_fourier, to_real
 from cryorestore.posterior import LocalPosterior
@@ -40,13 +41,23 @@ class ConditionMaker:
         Rms error of the given origins, angstrom.
     posterior_rotations
         Rotations drawn in each round of the posterior.
+    filters
+        Further channels by name: methods without a network (`cryorestore.baselines.filters`).
     """
 
     def __init__(
-        self, reference: Reference, names: Collection[str], *, rotation_sigma: float, shift_sigma: float, posterior_rotations: Sequence[int]
+        self,
+        reference: Reference,
+        names: Collection[str],
+        *,
+        rotation_sigma: float,
+        shift_sigma: float,
+        posterior_rotations: Sequence[int],
+        filters: Mapping[str, Filter] | None = None,
     ) -> None:
         self.reference = reference
         self.names = tuple(name for name in (*IMAGE_CONDITIONS, *POSE_CONDITIONS) if name in names)
+        self._filters = dict(filters or {})
         self._posterior: LocalPosterior | None = None
         if any(name in names for name in POSE_CONDITIONS):
             self._posterior = LocalPosterior(
@@ -59,9 +70,14 @@ class ConditionMaker:
             )
 
     @property
-    def needs_poses(self) -> bool:
-        """Whether a channel comes from the pose posterior."""
+    def has_posterior(self) -> bool:
+        """Whether a channel comes from the pose posterior, which knows evidence and deviation."""
         return self._posterior is not None
+
+    @property
+    def needs_poses(self) -> bool:
+        """Whether a channel looks at the given poses."""
+        return self.has_posterior or any(name in POSED_FILTERS for name in self._filters)
 
     def __call__(
         self,
@@ -80,6 +96,8 @@ class ConditionMaker:
                 channels[name] = to_real(to_fourier(images) * torch.where(ctf < 0, -1.0, 1.0))
             elif name == "wiener":
                 channels[name] = wiener_filter(images, ctf, signal_power=self.reference.signal_power, noise_power=self.reference.noise_power)
+        for name, restore in self._filters.items():
+            channels[name] = restore(images, ctf, rotations, shifts_px)
         if self._posterior is None:
             return Conditions(channels, None)
         result = self._posterior(images, ctf, rotations, shifts_px, seeds)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cryorestore.config import CHANGED_MAPS, input_files, needs_poses, network_methods, particle_box_size, pick_files
+from cryorestore.config import CHANGED_MAPS, has_posterior, input_files, network_methods, particle_box_size, pick_files
 from cryorestore.errors import CryorestoreError
 from cryorestore.io.coordinates import read_coordinates
 from cryorestore.logs import get_logger
@@ -83,7 +83,7 @@ def disk_use(settings: Mapping[str, Any], *, particles: int, box_size: int, keep
         ]
         stages[f"models/{name}"] = 2 * sum(NETWORK_BYTES[size] for size in networks)
         stages[f"work/{name}"] = 2 * settings["pairs"]["count"] * box_size**2 * FLOAT32 * method["postprocess"]
-        stages[f"restored.{name}"] = stack * (1 + needs_poses(method)) + half_maps + 2 * table
+        stages[f"restored.{name}"] = stack * (1 + has_posterior(method)) + half_maps + 2 * table
     learnt = stages.get("pairs", 0) // 2 + half_maps // 2
     weights = sum(stages[f"models/{name}"] for name in methods) // 2
     if settings["controls"]["level"] == "full" and methods:
@@ -97,7 +97,7 @@ def disk_use(settings: Mapping[str, Any], *, particles: int, box_size: int, keep
 
 def _pair_arrays(settings: Mapping[str, Any]) -> int:
     """Images of a training pair: noisy, clean, phase-flipped and Wiener, and where a network looks at the posterior its mean and deviation."""
-    return 4 + 2 * any(needs_poses(settings["methods"][name]) for name in network_methods(dict(settings)))
+    return 4 + 2 * any(has_posterior(settings["methods"][name]) for name in network_methods(dict(settings)))
 
 
 def input_size(settings: Mapping[str, Any]) -> tuple[int, int]:

@@ -172,7 +172,7 @@ def _fill(
     slicer = FourierVolume(reference.volume, max_shell=reference.max_shell)
     parameters, box_size, count = table.ctf_parameters(), table.box_size, len(drawn.rows)
     tensors = {name: torch.zeros(count, box_size, box_size, dtype=torch.float16) for name in ("clean", *maker.names)}
-    log_evidence = torch.zeros(count) if maker.needs_poses else None
+    log_evidence = torch.zeros(count) if maker.has_posterior else None
     seeds = derived_seeds(seed, [str(number) for number in range(count)], purpose="training pair")
     for places, real in fixed_batches(count, batch_size, description="training pairs"):
         ctf = ctf_2d(parameters.take(drawn.rows[places]), box_size=box_size, pixel_size=reference.pixel_size)

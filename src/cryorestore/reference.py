@@ -120,7 +120,7 @@ def estimate_reference(
         )
     volume = _filter(full, weights) * sphere
     noise_power = estimate_noise_power(_images(table), bg_radius=bg_radius)
-    signal_power = estimate_signal_power(_images_with_ctf(table), noise_power=noise_power)
+    signal_power = estimate_signal_power(images_with_ctf(table), noise_power=noise_power)
     amplitude = _fit_amplitude(table, volume, noise_power, max_shell)
     volume = volume * amplitude
     error = _map_error(volume, weights, max_shell, seed)
@@ -156,7 +156,8 @@ def _images(table: ParticleTable) -> Iterator[Tensor]:
     return (torch.from_numpy(images) for images in table.iter_images(_BATCH))
 
 
-def _images_with_ctf(table: ParticleTable) -> Iterator[tuple[Tensor, Tensor]]:
+def images_with_ctf(table: ParticleTable) -> Iterator[tuple[Float[Tensor, "batch box box"], Float[Tensor, "batch box half"]]]:
+    """Particles and their CTF, in batches along the table's order."""
     parameters, box_size, pixel_size = table.ctf_parameters(), table.box_size, table.pixel_size
     for rows in _rows(len(table)):
         yield torch.from_numpy(table.load_images(rows)), ctf_2d(parameters.take(rows), box_size=box_size, pixel_size=pixel_size)
@@ -170,7 +171,7 @@ def _fit_amplitude(table: ParticleTable, volume: Tensor, noise_power: Tensor, ma
     weight = coefficients.weight / noise_power[coefficients.shell]
     rotations, shifts = pose_tensors(some)
     matched = power = 0.0
-    for rows, (images, ctf) in zip(_rows(len(some)), _images_with_ctf(some), strict=True):
+    for rows, (images, ctf) in zip(_rows(len(some)), images_with_ctf(some), strict=True):
         model = slicer.slices(rotations[rows]) * coefficients.select(ctf) * coefficients.shift_phases(shifts[rows])
         matched += float(((coefficients.from_images(images).conj() * model).real * weight).sum())
         power += float((model.abs().square() * weight).sum())

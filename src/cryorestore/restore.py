@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cryorestore.baselines.filters import FILTERS, build_filter
 from cryorestore.batches import fixed_batches
 from cryorestore.belonging import check_restorable
 from cryorestore.conditions import ConditionMaker
@@ -48,7 +50,7 @@ class Restored:
 
 @dataclass(frozen=True)
 class Restorer:
-    """One method of one half: conditions, then the diffusion model, then the post-processing network; each of the two may be absent."""
+    """One method of one half: conditions, then a network, then the post-processing network; without a network one of the conditions is the result."""
 
     conditions: ConditionMaker
     denoiser: Denoiser | None
@@ -56,6 +58,8 @@ class Restorer:
     sampler: str
     sampler_steps: int
     samples: int
+    result: str = "mean"
+    """the condition that is the result where there is no network"""
 
     def __call__(self, images: Tensor, ctf: Tensor, rotations: Tensor, shifts_px: Tensor, seeds: Sequence[int]) -> Restored:
         """Restore a batch; every batch must have the same size, or sums may differ in the last digit."""
@@ -63,7 +67,7 @@ class Restorer:
         channels, deviation = conditions.channels, conditions.channels.get("deviation")
         evaluations = 0
         if self.denoiser is None:
-            restored = channels["mean"]
+            restored = channels[self.result]
         else:
             restored, evaluations = self.denoiser.restore(
                 channels, sampler=self.sampler, steps=self.sampler_steps, seeds=list(seeds), samples=self.samples
@@ -88,20 +92,34 @@ def load_restorer(
     posterior_rotations: Sequence[int],
     device: str,
     precision: str,
+    mask_radius: float | None = None,
+    mask_edge: float = 12.0,
+    particles: ParticleTable | None = None,
+    peer_python: str | None = None,
 ) -> Restorer:
-    """Put a method together from its half's files; without diffusion weights the posterior mean itself is the result."""
-    if diffusion_weights is None and "mean" not in condition:
-        raise CryorestoreError(f"condition: found {list(condition)} and no diffusion weights, expected 'mean' among them: nothing else restores then")
+    """Put a method together from its half's files; without diffusion weights its one condition is the result.
+
+    Raises
+    ------
+    CryorestoreError
+        If there are neither weights nor one condition, or a condition lacks what it needs (`build_filter`).
+    """
+    results = [name for name in condition if name != "deviation"]
+    if diffusion_weights is None and len(results) != 1:
+        raise CryorestoreError(f"condition: found {list(condition)} and no diffusion weights, expected one name: the image that is the result then")
+    reference = Reference.read(reference_map, noise_json)
+    build = partial(build_filter, reference=reference, mask_radius=mask_radius, mask_edge=mask_edge, particles=particles, peer_python=peer_python)
     maker = ConditionMaker(
-        Reference.read(reference_map, noise_json),
+        reference,
         condition,
         rotation_sigma=rotation_sigma,
         shift_sigma=shift_sigma,
         posterior_rotations=posterior_rotations,
+        filters={name: build(name) for name in condition if name in FILTERS},
     )
     denoiser = None if diffusion_weights is None else load_denoiser(diffusion_weights, device=device, precision=precision)
     postprocessor = None if postprocess_weights is None else load_postprocess(postprocess_weights, device=device, precision=precision)
-    return Restorer(maker, denoiser, postprocessor, sampler, sampler_steps, samples)
+    return Restorer(maker, denoiser, postprocessor, sampler, sampler_steps, samples, next(iter(results), "mean"))
 
 
 @files_together()
@@ -128,6 +146,9 @@ def restore_particles(
     device: str = "auto",
     precision: str = "auto",
     threads: int = 1,
+    mask_radius: float | None = None,
+    mask_edge: float = 12.0,
+    peer_python: str | None = None,
     seed: int = 1,
     shard: int = 1,
     shards: int = 1,
@@ -146,9 +167,10 @@ def restore_particles(
     deviation_stack
         Output: posterior standard deviation of each pixel; only for methods that look at poses.
     diffusion_weights, postprocess_weights
-        The half's own networks; both may be absent (the posterior mean is then the result).
+        The half's own networks; both may be absent (the one channel of `condition` is then the result).
     condition
-        Channels that the method computes.
+        Channels that the method computes: "noisy", "phase_flipped", "wiener", the pose posterior's "mean" and "deviation", and the methods without a
+        network "low_pass", "wiener_masked", "cwf" (covariance Wiener filter), "projection" (the half's map at the given pose), "topaz", "bm3d".
     sampler, sampler_steps, samples
         How the diffusion model is evaluated, and how many draws are averaged.
     rotation_sigma, shift_sigma
@@ -159,6 +181,10 @@ def restore_particles(
         A particle is accepted if the posterior probability that it is there at all exceeds this.
     batch_size, device, precision, threads
         How it is computed.
+    mask_radius, mask_edge
+        Soft disc of "wiener_masked", angstrom.
+    peer_python
+        The Python of the environment that has Topaz or BM3D.
     seed
         Of draws; those of a particle depend on its identity alone.
     shard, shards
@@ -194,6 +220,10 @@ def restore_particles(
         posterior_rotations=posterior_rotations,
         device=device,
         precision=precision,
+        mask_radius=mask_radius,
+        mask_edge=mask_edge,
+        particles=everything,
+        peer_python=peer_python,
     )
     check_restorable(table, restorer.conditions.reference, [path for path in (diffusion_weights, postprocess_weights) if path is not None])
     batches = _restored_batches(table, restorer, batch_size=batch_size, seed=seed)

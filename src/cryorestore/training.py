@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from cryorestore import __version__
+from cryorestore.baselines.adversarial import AdversarialPair, restorer_weights
 from cryorestore.checkpoint import fingerprint, load_weights, save_weights
 from cryorestore.devices import Device, Precision, select_device
 from cryorestore.diffusion.denoiser import Denoiser, load_denoiser
@@ -23,7 +24,7 @@ from cryorestore.postprocess import PostprocessConfig, PostProcessor, Postproces
 from cryorestore.ranks import current_ranks
 from cryorestore.training_data import STATISTICS_PAIRS, TrainingPairs, root_mean_square
 from cryorestore.training_loop import Plan, Progress, StopRequest, Task, checkpoint_path, losses_path, train, write_history
-from cryorestore.training_tasks import DiffusionTask, PostprocessTask, restore_pairs
+from cryorestore.training_tasks import TASKS, PostprocessTask, restore_pairs
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -46,6 +47,7 @@ def train_diffusion(
     patience: int,
     validation_every: int,
     seed: int,
+    network: str = "diffusion",
     loss: Loss = "l2",
     beta_start: float = 1e-6,
     beta_end: float = 1e-2,
@@ -62,8 +64,8 @@ def train_diffusion(
     """Train SR3's conditional diffusion (Saharia et al. 2021) on pairs of condition images and clean image.
 
     Prediction "epsilon" is SR3's and is validated by its loss. Prediction "v" trains half of the images as a regression at gamma = 0 and is validated
-    by the NMSE of sampler "mean". Order of the pairs, noise levels and noise follow from `seed` and step, so on a CPU a training that was
-    interrupted ends with the same bytes as one that was not.
+    by the NMSE of sampler "mean". Prediction "clean" is a plain regression, for the networks that are no diffusion. Order of the pairs, noise levels
+    and noise follow from `seed` and step, so on a CPU a training that was interrupted ends with the same bytes as one that was not.
 
     Parameters
     ----------
@@ -75,6 +77,11 @@ def train_diffusion(
         Folder of the training state.
     condition
         Names among "noisy", "phase_flipped", "wiener", "mean", "deviation"; with "mean" the difference to it is diffused.
+    network
+        What the U-Net is trained as: "diffusion"; or, with prediction "clean", "unet" (squared error), "noise2noise" (the target is the clean image
+        with the noise of another pair), "gan" (absolute error and a critic).
+    loss
+        Of "diffusion" and "unet".
     steps, warmup_steps, validation_every, history_every
         Training steps.
     patience
@@ -97,12 +104,13 @@ def train_diffusion(
         With code 75 if it was stopped and has to be started again.
     """
     plan = _plan(locals())
+    _check_network(network, prediction)
     stop, where = StopRequest(runtime_minutes), select_device(device)
     torch.set_num_threads(threads)
-    data = TrainingPairs(pairs, [*_known(condition), "clean"])
+    data = TrainingPairs(pairs, [*_known(condition), "clean", *(["noisy"] if network == "noise2noise" else [])])
     config = NetworkConfig(size=size, condition_channels=len(condition), box_size=data.box_size)
     denoiser = Denoiser(
-        network=_seeded(lambda: ConditionalUnet(config), seed).to(where),
+        network=_seeded(lambda: _built(config, network), seed).to(where),
         config=config,
         prediction=prediction,
         schedule=NoiseSchedule(timesteps, beta_start, beta_end),
@@ -110,9 +118,10 @@ def train_diffusion(
         device=where,
         precision=precision,
     )
-    task = DiffusionTask(data, denoiser, loss, batch_size, seed)
-    description = {"kind": "diffusion", "criterion": "nmse" if prediction == "v" else "loss", **denoiser.describe()}
+    task = TASKS[network](data, denoiser, loss, batch_size, seed)
+    description = {"kind": "diffusion", "criterion": "loss" if prediction == "epsilon" else "nmse", **denoiser.describe()}
     shaping = {
+        "network": network,
         "condition": list(condition),
         "prediction": prediction,
         "size": size,
@@ -224,7 +233,11 @@ def _run(
     if not current_ranks().is_first:
         return
     write_history(places.history, at.history)
-    save_weights(places.weights, best, {**description, **made_of, "fingerprint": key, "pairs_config": data.config, "validation": _validation(at)})
+    save_weights(
+        places.weights,
+        restorer_weights(best),
+        {**description, **made_of, "fingerprint": key, "pairs_config": data.config, "validation": _validation(at)},
+    )
     for state in (checkpoint_path(places.work_dir), losses_path(places.work_dir)):
         state.unlink(missing_ok=True)
     get_logger().info("best step %d of %d: validation %.5g, at the start %.5g", at.best_step, at.step, at.best_loss, at.first_loss)
@@ -232,6 +245,20 @@ def _run(
 
 def _validation(at: Progress) -> dict[str, Any]:
     return {"best_step": at.best_step, "best": at.best_loss, "first": at.first_loss, "steps": at.step}
+
+
+def _check_network(network: str, prediction: str) -> None:
+    if network not in TASKS:
+        raise CryorestoreError(f"network is {network!r}; expected one of {', '.join(TASKS)}")
+    if (network != "diffusion") != (prediction == "clean"):
+        raise CryorestoreError(
+            f"prediction is {prediction!r} for network {network!r}; expected clean for unet, noise2noise and gan, and for these only"
+        )
+
+
+def _built(config: NetworkConfig, network: str) -> nn.Module:
+    unet = ConditionalUnet(config)
+    return AdversarialPair(unet, config.condition_channels) if network == "gan" else unet
 
 
 def _known(condition: Sequence[str]) -> Sequence[str]:

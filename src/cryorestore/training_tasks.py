@@ -11,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from cryorestore.baselines.adversarial import AdversarialPair
 from cryorestore.diffusion.denoiser import Denoiser
 from cryorestore.diffusion.process import Loss, loss_value, q_sample, target
 from cryorestore.diffusion.sampler import Sampler
@@ -24,15 +25,15 @@ from cryorestore.training_loop import StopRequest, pieces
 
 VALIDATION_PAIRS = 256
 """At most this many of the held-out pairs are restored at each validation."""
-REGRESSION_SHARE = 0.5
-"""Share of images that prediction "v" trains at gamma = 0 with y = 0, where v is -y0: what sampler "mean" evaluates."""
+REGRESSION_SHARE = {"epsilon": 0.0, "v": 0.5, "clean": 1.0}
+"""Share of images that a prediction trains at gamma = 0 with y = 0 (where v is -y0): what sampler "mean" evaluates."""
 CHUNK_PAIRS = 512
 """Pairs in one file of the diffusion's outputs."""
 
 
 @dataclass(frozen=True)
 class DiffusionTask:
-    """Learn the noise, or v, of pairs at levels drawn for each image."""
+    """Learn the noise, v, or the clean image itself, of pairs at levels drawn for each image."""
 
     data: TrainingPairs
     denoiser: Denoiser
@@ -44,7 +45,7 @@ class DiffusionTask:
         """Images and draws of some places of the batch of one step; the draws are made for the whole batch, so that a place has its own."""
         rows = self.data.training_rows(step, self.batch_size, self.seed)[places]
         images = self.data.read([*self.denoiser.frame.condition, "clean"], rows)
-        draws = self._draw(self.batch_size, f"step {step}", regression_share=REGRESSION_SHARE if self.denoiser.prediction == "v" else 0.0)
+        draws = self._draw(self.batch_size, f"step {step}", regression_share=REGRESSION_SHARE[self.denoiser.prediction])
         return {**self._variables(images), **{name: draw[places] for name, draw in draws.items()}}
 
     def loss(self, network: nn.Module, batch: dict[str, Tensor]) -> Tensor:
@@ -54,7 +55,7 @@ class DiffusionTask:
         return loss_value(replace(self.denoiser, network=network).predict(y, batch["gamma"], batch["inputs"]), wanted, self.kind_of_loss)
 
     def validate(self, network: nn.Module, batch_size: int) -> float:
-        """NMSE of the one-evaluation mean ("v"), or the loss at fixed draws ("epsilon"), on held-out pairs."""
+        """NMSE of the one-evaluation mean ("v", "clean"), or the loss at fixed draws ("epsilon"), on held-out pairs."""
         rows, images = self._held_out
         if self.denoiser.prediction == "epsilon":
             batch = {**self._variables(images), **self._draw(len(rows), "validation", regression_share=0.0)}
@@ -78,6 +79,34 @@ class DiffusionTask:
         regression = torch.rand(count, generator=generator) < regression_share
         noise = torch.randn((count, self.data.box_size, self.data.box_size), generator=generator)
         return {"gamma": torch.where(regression, 0.0, gamma), "noise": noise}
+
+
+@dataclass(frozen=True)
+class NoisyTargetTask(DiffusionTask):
+    """Learn from targets that are noisy themselves (Noise2Noise, Lehtinen et al. 2018): each is the clean image with the noise of another pair."""
+
+    def batch(self, step: int, places: slice) -> dict[str, Tensor]:
+        """As its parent, with the noise of the next place of the batch on the clean image."""
+        batch = super().batch(step, places)
+        rows = self.data.training_rows(step, self.batch_size, self.seed)
+        others = self.data.read(["noisy", "clean"], (rows[1:] + rows[:1])[places])
+        return batch | {"y0": batch["y0"] + (others["noisy"] - others["clean"]) / self.denoiser.frame.scale}
+
+
+@dataclass(frozen=True)
+class AdversarialTask(DiffusionTask):
+    """Learn to restore so that a critic is deceived; the network is an `AdversarialPair`."""
+
+    def loss(self, network: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        """Loss of network and critic of a batch."""
+        if not isinstance(network, AdversarialPair):
+            raise TypeError("an adversarial training needs a critic")
+        restored = replace(self.denoiser, network=network).predict(torch.zeros_like(batch["y0"]), batch["gamma"], batch["inputs"])
+        return network.loss(restored, batch["y0"], batch["inputs"])
+
+
+TASKS = {"diffusion": DiffusionTask, "unet": DiffusionTask, "noise2noise": NoisyTargetTask, "gan": AdversarialTask}
+"""What is learned, by a method's `network`."""
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ def read(folder):
 def noise_only(halves, folder, **changes):
     keys = {f"{name}_{number}": half["reference"][name] for number, half in enumerate(halves, 1) for name in ("reference_map", "noise_json")}
     stars = {f"half{number}_star": half["star"] for number, half in enumerate(halves, 1)}
-    control_noise_only(**stars, **keys, **outputs(folder), **METHOD, images=60, **SPHERE, **POSES, **changes)
+    control_noise_only(**stars, **keys, **outputs(folder), **METHOD | changes, images=60, **SPHERE, **POSES)
     return read(folder)
 
 
@@ -75,6 +75,12 @@ def test_the_noise_only_control_passes_with_evidence_and_shows_what_gating_preve
 def test_noise_that_is_let_through_fails_the_noise_only_control(halves, tmp_path):
     result = noise_only(halves, tmp_path, evidence_threshold=0.0)
     assert (result["verdict"], result["score"]) == ("failed", 1.0)
+
+
+def test_a_method_without_evidence_fails_the_noise_only_control(halves, tmp_path):
+    result = noise_only(halves, tmp_path, condition=["projection"])
+    assert (result["verdict"], result["score"]) == ("failed", 1.0)
+    assert "no evidence" in result["text"]
 
 
 def fsc_json(folder, crossing):

@@ -1,5 +1,6 @@
 import csv
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -184,17 +185,35 @@ def test_a_table_without_a_row_gives_tables_without_a_row(halves, tmp_path):
     assert not outputs["restored_stack"].exists()
 
 
-def test_without_a_network_something_must_restore(halves, tmp_path):
-    with pytest.raises(CryorestoreError, match="condition"):
-        restore_particles(
-            star=halves[0]["star"],
-            **halves[0]["reference"],
-            restored_stack=tmp_path / "r.mrcs",
-            restored_star=tmp_path / "r.star",
-            evidence_csv=tmp_path / "e.csv",
-            condition=["noisy"],
-            **POSES,
-        )
+def run_method(half, folder, condition, **options):
+    """Restore by a method without network or evidence."""
+    folder.mkdir(exist_ok=True)
+    outputs = {"restored_stack": folder / "r.mrcs", "restored_star": folder / "r.star", "evidence_csv": folder / "e.csv"}
+    restore_particles(star=half["star"], **half["reference"], **outputs, condition=condition, **POSES, **options)
+    return torch.from_numpy(ParticleTable.read(outputs["restored_star"]).load_images())
+
+
+def test_methods_without_a_network_stand_in_the_expected_order(halves, tmp_path):
+    half, filters = halves[0], ("noisy", "low_pass", "wiener", "wiener_masked", "projection")
+    images = {name: run_method(half, tmp_path / name, [name], mask_radius=50.0, mask_edge=8.0) for name in filters}
+    clean = half["data"]["clean"][:-10]
+    error = {name: float((restored[:-10] - clean).square().mean() / clean.square().mean()) for name, restored in images.items()}
+    assert torch.equal(images["noisy"], half["data"]["images"])
+    assert error["wiener_masked"] < error["wiener"] < error["low_pass"] < error["noisy"]
+    # these poses are exact: the map at the pose is then as good as the map, and as ready where there is no particle
+    assert error["projection"] < error["wiener_masked"]
+    assert float(images["projection"][-10:].square().mean()) > 0.5 * float(images["projection"][:-10].square().mean())
+
+
+def test_a_method_without_a_network_says_what_it_lacks(halves, tmp_path):
+    with pytest.raises(CryorestoreError, match="expected one name"):
+        run_method(halves[0], tmp_path, ["noisy", "wiener"])
+    with pytest.raises(CryorestoreError, match="mask_radius: found none"):
+        run_method(halves[0], tmp_path, ["wiener_masked"])
+    with pytest.raises(CryorestoreError, match=r"topaz: .*leave the method out"):
+        run_method(halves[0], tmp_path, ["topaz"], peer_python=sys.executable)
+    with pytest.raises(CryorestoreError, match=r"set programs\.peer_python"):
+        run_method(halves[0], tmp_path, ["bm3d"], peer_python="/nowhere/python")
 
 
 def test_evidence_is_a_probability_and_its_absence_accepts():

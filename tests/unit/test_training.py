@@ -224,6 +224,43 @@ def test_epsilon_is_trained_sampled_and_has_no_mean(diffusion):
         restore(folder)
 
 
+@pytest.mark.parametrize(("network", "most"), [("unet", 0.5), ("gan", 0.7)])
+def test_networks_that_are_no_diffusion_learn_what_the_mean_lacks(diffusion, network, most):
+    folder = diffusion(network=network, prediction="clean", steps=60, batch_size=8, learning_rate=1e-2, validation_every=20)
+    images, restored, evaluations = restore(folder, slice(32, 40))
+    assert evaluations == 1
+    assert normalized_error(restored, images["clean"]) < most * normalized_error(images["mean"], images["clean"])
+    assert not any("critic" in name for name in load_file(folder / "diffusion.safetensors"))
+
+
+def test_an_adversarial_training_stopped_and_resumed_equals_unbroken(diffusion, monkeypatch):
+    options = {"network": "gan", "prediction": "clean", "condition": ["noisy"], "steps": 8}
+    whole = load_file(diffusion("whole", **options) / "diffusion.safetensors")
+    with monkeypatch.context() as patch:
+        stop_after(patch, 4)
+        with pytest.raises(SystemExit):
+            diffusion("broken", **options)
+    resumed = load_file(diffusion("broken", **options) / "diffusion.safetensors")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_a_noisy_target_has_the_noise_of_another_pair(pairs, diffusion):
+    data, images = TrainingPairs(pairs, ["noisy", "clean"]), make_images()
+    denoiser = load_denoiser(diffusion(network="unet", prediction="clean", condition=["noisy"], steps=0) / "diffusion.safetensors")
+    task = training_tasks.NoisyTargetTask(data, denoiser, "l2", 4, 3)
+    rows = data.training_rows(1, 4, 3)
+    noise = (images["noisy"] - images["clean"])[rows[1:] + rows[:1]]
+    target = task.batch(1, slice(0, 4))["y0"] * denoiser.frame.scale
+    assert torch.allclose(target, images["clean"][rows] + noise, atol=1e-2)
+
+
+def test_a_prediction_that_the_network_does_not_make_is_refused(diffusion):
+    with pytest.raises(CryorestoreError, match="prediction is 'v' for network 'unet'"):
+        diffusion(network="unet")
+    with pytest.raises(CryorestoreError, match="network is 'vae'"):
+        diffusion(network="vae")
+
+
 def test_samples_depend_on_the_particles_seed_not_on_its_batch(diffusion):
     folder = diffusion(steps=3)
     _, together, _ = restore(folder, slice(0, 3), sampler="ddim", steps=4, seeds=[5, 6, 7])

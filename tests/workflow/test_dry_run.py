@@ -80,6 +80,15 @@ def test_methods_stand_side_by_side_and_one_without_network_trains_nothing(tmp_p
     assert (jobs["train_diffusion"], jobs["train_postprocess"], jobs["restore_particles"], jobs["make_training_pairs"]) == (4, 2, 6, 2)
 
 
+def test_every_method_of_the_configuration_is_planned_by_its_name(tmp_path):
+    methods = load_configuration({"datasets": ["demo"]}).settings["demo"]["methods"]
+    done = dry_run(tmp_path, "--config", f"denoisers=[{','.join(methods)}]")
+    assert done.returncode == 0, done.stderr
+    jobs = job_counts(done.stdout + done.stderr)
+    assert jobs["restore_particles"] == 2 * len(methods) == 30
+    assert jobs["train_diffusion"] == 2 * sum(method["network"] != "none" for method in methods.values())
+
+
 def test_full_controls_train_on_changed_maps_and_basic_ones_train_nothing(tmp_path):
     settings = ("--config", "denoisers=[ours,map-bayes]")
     basic = dry_run(tmp_path, "report", *settings)

@@ -13,6 +13,8 @@ INPUT_KEYS = {
     "cryosparc": ("cs",),
 }
 """Keys under `input` that each kind of input needs."""
+NETWORK_CONDITIONS = ("noisy", "phase_flipped", "wiener", "mean", "deviation")
+"""What a network may be shown."""
 OPTIONAL_INPUT_KEYS = {"micrographs": ("coordinates", "particles_star")}
 
 
@@ -91,17 +93,42 @@ def _methods(settings: Settings) -> Iterator[Problem]:
 
 
 def _method(key: str, method: dict[str, Any], timesteps: int) -> Iterator[Problem]:
-    sampler, steps = method["sampler"], method["sampler_steps"]
     if method["network"] == "none":
-        for name, only in (("prediction", "none"), ("sampler", "none"), ("sampler_steps", 0), ("samples", 1), ("postprocess", False)):
-            if method[name] != only:
-                yield Problem(f"{key}.{name}", method[name], f"{str(only).lower()} where network is none")
-        if "mean" not in method["condition"]:
-            yield Problem(f"{key}.condition", method["condition"], "with mean in it where network is none: it is what restores then")
+        yield from _without_network(key, method)
         return
+    yield from _network(key, method)
+    yield from _sampler(key, method, timesteps)
+
+
+def _without_network(key: str, method: dict[str, Any]) -> Iterator[Problem]:
+    for name, only in (("prediction", "none"), ("sampler", "none"), ("sampler_steps", 0), ("samples", 1), ("postprocess", False)):
+        if method[name] != only:
+            yield Problem(f"{key}.{name}", method[name], f"{str(only).lower()} where network is none")
+    if len(method["condition"]) != 1 or "deviation" in method["condition"]:
+        yield Problem(f"{key}.condition", method["condition"], "one name, and not deviation, where network is none: it is the result then")
+
+
+def _network(key: str, method: dict[str, Any]) -> Iterator[Problem]:
     for name in ("prediction", "sampler"):
         if method[name] == "none":
             yield Problem(f"{key}.{name}", "none", "none is for a method without a network")
+    for name in method["condition"]:
+        if name not in NETWORK_CONDITIONS:
+            yield Problem(f"{key}.condition", name, f"shown to no network; allowed where there is one: {', '.join(NETWORK_CONDITIONS)}")
+    if method["network"] == "diffusion":
+        if method["prediction"] == "clean":
+            yield Problem(f"{key}.prediction", "clean", "epsilon or v for network diffusion")
+        return
+    if method["prediction"] != "clean":
+        yield Problem(f"{key}.prediction", method["prediction"], f"clean for network {method['network']}")
+    if method["sampler"] != "mean":
+        yield Problem(f"{key}.sampler", method["sampler"], f"mean for network {method['network']}, which is evaluated once")
+    if method["network"] == "noise2noise" and "mean" in method["condition"]:
+        yield Problem(f"{key}.condition", method["condition"], "without mean for network noise2noise, which knows no map")
+
+
+def _sampler(key: str, method: dict[str, Any], timesteps: int) -> Iterator[Problem]:
+    sampler, steps = method["sampler"], method["sampler_steps"]
     if sampler == "mean" and method["prediction"] == "epsilon":
         yield Problem(
             f"{key}.sampler", sampler, "needs prediction v; at the highest noise level epsilon is the input itself and tells nothing of the image"
@@ -120,6 +147,9 @@ def _restore(settings: Settings) -> Iterator[Problem]:
     restore = settings["restore"]
     if restore["cross_fit"] and restore["shards"] > 1:
         yield Problem("restore.shards", restore["shards"], "1 where restore.cross_fit is true: each fold is one job")
+    for name in settings["denoisers"] if restore["cross_fit"] else ():
+        if "cwf" in settings["methods"].get(name, {"condition": ()})["condition"]:
+            yield Problem("restore.cross_fit", True, f"false with denoiser {name}: cwf learns from the very particles that it restores")
 
 
 def _training(settings: Settings) -> Iterator[Problem]:

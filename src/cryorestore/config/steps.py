@@ -113,7 +113,12 @@ def particle_pixel_size(settings: Settings) -> float | None:
 
 
 def needs_poses(method: Mapping[str, Any]) -> bool:
-    """Whether a method looks at the given poses; such a method knows the deviation of its result."""
+    """Whether a method looks at the given poses."""
+    return has_posterior(method) or "projection" in method["condition"]
+
+
+def has_posterior(method: Mapping[str, Any]) -> bool:
+    """Whether a method computes the pose posterior; such a method knows the deviation of its result, and evidence."""
     return not {"mean", "deviation"}.isdisjoint(method["condition"])
 
 
@@ -219,7 +224,7 @@ def _make_training_pairs(settings: Settings) -> dict[str, Any]:
         **_mask(settings),
         **_pose_posterior(settings),
         "bg_radius": settings["normalize"]["bg_radius"],
-        "with_posterior": any(needs_poses(settings["methods"][name]) for name in network_methods(settings)),
+        "with_posterior": any(has_posterior(settings["methods"][name]) for name in network_methods(settings)),
         "batch_size": settings["compute"]["batch_size"],
         "threads": settings["compute"]["threads"],
         "seed": settings["seed"],
@@ -231,7 +236,7 @@ def _method(settings: Settings, *names: str) -> dict[str, Any]:
 
 
 def _train_diffusion(settings: Settings) -> dict[str, Any]:
-    return {**settings["diffusion"], **_method(settings, "condition", "prediction"), **_compute(settings), "seed": settings["seed"]}
+    return {**settings["diffusion"], **_method(settings, "condition", "network", "prediction"), **_compute(settings), "seed": settings["seed"]}
 
 
 def _train_postprocess(settings: Settings) -> dict[str, Any]:
@@ -244,6 +249,8 @@ def _restore_particles(settings: Settings) -> dict[str, Any]:
         "evidence_threshold": settings["restore"]["evidence_threshold"],
         **_pose_posterior(settings),
         **_compute(settings),
+        **_mask(settings),
+        "peer_python": program_path(settings["programs"]["peer_python"]),
         "batch_size": settings["compute"]["batch_size"],
         "seed": settings["seed"],
     }
@@ -260,7 +267,7 @@ def _method_name(settings: Settings) -> dict[str, Any]:
 
 def _control(name: str) -> Callable[[Settings], dict[str, Any]]:
     """Keywords of a control that restores particles."""
-    return lambda settings: {**settings["controls"][name], **_method_name(settings), **_restore_particles(settings), **_mask(settings)}
+    return lambda settings: {**settings["controls"][name], **_method_name(settings), **_restore_particles(settings)}
 
 
 def _control_particle_number(settings: Settings) -> dict[str, Any]:

@@ -103,6 +103,7 @@ def control_changed_map(
     device: str = "auto",
     precision: str = "auto",
     threads: int = 1,
+    peer_python: str | None = None,
     seed: int = 1,
 ) -> None:
     """Restore true particles by a method that was taught a changed map, and see whose structure their map has.
@@ -133,13 +134,14 @@ def control_changed_map(
     nearer_threshold
         Least difference of the mean FSC, to the data less to what was taught.
     mask_radius, mask_edge
-        Soft sphere round the particle, angstrom.
+        Soft sphere round the particle, and disc of the methods that have one, angstrom.
     condition, sampler, sampler_steps, samples, rotation_sigma, shift_sigma, posterior_rotations, evidence_threshold
         As in `restore_particles`.
-    batch_size, device, precision, threads, seed
+    batch_size, device, precision, threads, peer_python, seed
         As in `restore_particles`.
     """
     torch.set_num_threads(threads)
+    table = ParticleTable.read(star)
     restorer = load_restorer(
         reference_map=reference_map,
         noise_json=noise_json,
@@ -154,8 +156,11 @@ def control_changed_map(
         posterior_rotations=posterior_rotations,
         device=device,
         precision=precision,
+        mask_radius=mask_radius,
+        mask_edge=mask_edge,
+        particles=table,
+        peer_python=peer_python,
     )
-    table = ParticleTable.read(star)
     rows = chosen_rows(used_rows(table), images, seed=seed)
     seeds = particle_seeds(table, rows, seed=seed)
     found = restore_rows(

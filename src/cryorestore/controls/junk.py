@@ -88,6 +88,7 @@ def control_junk(
     device: str = "auto",
     precision: str = "auto",
     threads: int = 1,
+    peer_python: str | None = None,
     seed: int = 1,
 ) -> None:
     """Mix particles simulated from a half's own map with junk of four kinds, restore them, and see what passes.
@@ -113,13 +114,14 @@ def control_junk(
     threshold
         Most of the junk that may be accepted.
     mask_radius, mask_edge
-        Soft sphere round the particle, angstrom.
+        Soft sphere round the particle, and disc of the methods that have one, angstrom.
     condition, sampler, sampler_steps, samples, rotation_sigma, shift_sigma, posterior_rotations, evidence_threshold
         As in `restore_particles`.
-    batch_size, device, precision, threads, seed
+    batch_size, device, precision, threads, peer_python, seed
         As in `restore_particles`.
     """
     torch.set_num_threads(threads)
+    table = ParticleTable.read(star)
     restorer = load_restorer(
         reference_map=reference_map,
         noise_json=noise_json,
@@ -134,8 +136,12 @@ def control_junk(
         posterior_rotations=posterior_rotations,
         device=device,
         precision=precision,
+        mask_radius=mask_radius,
+        mask_edge=mask_edge,
+        particles=table,
+        peer_python=peer_python,
     )
-    table, reference = ParticleTable.read(star), restorer.conditions.reference
+    reference = restorer.conditions.reference
     kinds = make_kinds(reference, mask_radius=mask_radius, seed=seed)
     most = -(-round(max(shares) * images) // (len(kinds) - 1))
     candidates, made = used_rows(table), dict[str, _Made]()

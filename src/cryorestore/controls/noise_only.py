@@ -83,6 +83,7 @@ def control_noise_only(
     device: str = "auto",
     precision: str = "auto",
     threads: int = 1,
+    peer_python: str | None = None,
     seed: int = 1,
 ) -> None:
     """Restore pure noise with a method's own weights, at poses and CTFs of real particles, and write the verdict.
@@ -105,10 +106,10 @@ def control_noise_only(
     images
         Noise images a half.
     mask_radius, mask_edge
-        Soft sphere for the FSC, angstrom.
+        Soft sphere for the FSC, and disc of the methods that have one, angstrom.
     condition, sampler, sampler_steps, samples, rotation_sigma, shift_sigma, posterior_rotations, evidence_threshold
         As in `restore_particles`.
-    batch_size, device, precision, threads, seed
+    batch_size, device, precision, threads, peer_python, seed
         As in `restore_particles`.
     """
     torch.set_num_threads(threads)
@@ -118,6 +119,7 @@ def control_noise_only(
         (half2_star, reference_map_2, noise_json_2, diffusion_weights_2, postprocess_weights_2),
     ]
     for number, (star, reference_map, noise_json, diffusion_weights, postprocess_weights) in enumerate(parts, start=1):
+        table = ParticleTable.read(star)
         restorer = load_restorer(
             reference_map=reference_map,
             noise_json=noise_json,
@@ -132,8 +134,12 @@ def control_noise_only(
             posterior_rotations=posterior_rotations,
             device=device,
             precision=precision,
+            mask_radius=mask_radius,
+            mask_edge=mask_edge,
+            particles=table,
+            peer_python=peer_python,
         )
-        runs.append(_restore_noise(ParticleTable.read(star), restorer, count=images, batch_size=batch_size, seed=seed + number))
+        runs.append(_restore_noise(table, restorer, count=images, batch_size=batch_size, seed=seed + number))
         kept += read_json(noise_json).get("simulated_log_evidence", {}).get("particles", [])
     limits = {"evidence_threshold": evidence_threshold, "threshold": threshold, "kept_threshold": kept_threshold}
     compared = Comparison(runs[0].table.pixel_size, mask_radius, mask_edge)
@@ -174,7 +180,7 @@ def _judge(
         "kept_threshold": kept_threshold,
     }
     what, null = "share of pure-noise images accepted by the evidence", Null(_NULL_TEXT, 0.0)
-    if not runs[0].restorer.conditions.needs_poses:
+    if not runs[0].restorer.conditions.has_posterior:
         text = "the method has no evidence and passes every image on, noise too: its half-map FSC says nothing about the data"
         return ControlResult("noise_only", method, 1.0, what, threshold, null, "failed", text, details=details)
     evidence = np.concatenate([run.restored.log_evidence for run in runs])

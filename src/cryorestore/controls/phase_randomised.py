@@ -71,6 +71,7 @@ def control_phase_randomised(
     device: str = "auto",
     precision: str = "auto",
     threads: int = 1,
+    peer_python: str | None = None,
     seed: int = 1,
 ) -> None:
     """Randomise the phases of particles beyond a shell, restore them, and see whether their map beyond that shell changes at all.
@@ -98,10 +99,10 @@ def control_phase_randomised(
     threshold
         FSC below which the map is said to follow the data.
     mask_radius, mask_edge
-        Soft sphere for the FSC, angstrom.
+        Soft sphere for the FSC, and disc of the methods that have one, angstrom.
     condition, sampler, sampler_steps, samples, rotation_sigma, shift_sigma, posterior_rotations, evidence_threshold
         As in `restore_particles`; the evidence is not asked: randomised particles that it would refuse are looked at, too.
-    batch_size, device, precision, threads, seed
+    batch_size, device, precision, threads, peer_python, seed
         As in `restore_particles`.
 
     Raises
@@ -112,6 +113,7 @@ def control_phase_randomised(
     if sorted(set(shares), reverse=True) != list(shares):
         raise CryorestoreError(f"controls.phase_randomised.shares: found {list(shares)}, expected falling numbers; sort them")
     torch.set_num_threads(threads)
+    table, restored = ParticleTable.read(star), ParticleTable.read(restored_star)
     restorer = load_restorer(
         reference_map=reference_map,
         noise_json=noise_json,
@@ -126,8 +128,11 @@ def control_phase_randomised(
         posterior_rotations=posterior_rotations,
         device=device,
         precision=precision,
+        mask_radius=mask_radius,
+        mask_edge=mask_edge,
+        particles=table,
+        peer_python=peer_python,
     )
-    table, restored = ParticleTable.read(star), ParticleTable.read(restored_star)
     rows = chosen_rows(used_rows(restored), images, seed=seed)
     compared = Comparison(table.pixel_size, mask_radius, mask_edge)
     raw_map = map_of(table, rows, torch.from_numpy(table.load_images(rows)))

@@ -79,6 +79,7 @@ def control_shared_network(
     device: str = "auto",
     precision: str = "auto",
     threads: int = 1,
+    peer_python: str | None = None,
     seed: int = 1,
 ) -> None:
     """Restore particles of half 2 with half 1's map and networks, and compare the half-map FSC with that of the independent halves.
@@ -104,13 +105,14 @@ def control_shared_network(
     threshold
         Least mean difference of the FSC from shell 3 to the last of half 1's map.
     mask_radius, mask_edge
-        Soft sphere for the FSC, angstrom.
+        Soft sphere for the FSC, and disc of the methods that have one, angstrom.
     condition, sampler, sampler_steps, samples, rotation_sigma, shift_sigma, posterior_rotations, evidence_threshold
         As in `restore_particles`; the evidence of the independent restoration says which particles are looked at.
-    batch_size, device, precision, threads, seed
+    batch_size, device, precision, threads, peer_python, seed
         As in `restore_particles`; `seed` is that of half 1.
     """
     torch.set_num_threads(threads)
+    raw = [ParticleTable.read(star) for star in (half1_star, half2_star)]
     restorer = load_restorer(
         reference_map=reference_map_1,
         noise_json=noise_json_1,
@@ -125,8 +127,11 @@ def control_shared_network(
         posterior_rotations=posterior_rotations,
         device=device,
         precision=precision,
+        mask_radius=mask_radius,
+        mask_edge=mask_edge,
+        particles=raw[0],
+        peer_python=peer_python,
     )
-    raw = [ParticleTable.read(star) for star in (half1_star, half2_star)]
     restored = [ParticleTable.read(star) for star in (restored1_star, restored2_star)]
     rows = [chosen_rows(used_rows(table), images, seed=seed) for table in restored]
     maps = {

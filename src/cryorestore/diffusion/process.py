@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cryorestore.errors import CryorestoreError
 
-Prediction = Literal["epsilon", "v"]
+Prediction = Literal["epsilon", "v", "clean"]
 Loss = Literal["l1", "l2"]
 CONDITIONS = ("noisy", "phase_flipped", "wiener", "mean", "deviation")
 
@@ -78,9 +78,11 @@ def q_sample(y0: Float[Tensor, "n box box"], gamma: Float[Tensor, "n"], noise: F
 def target(
     prediction: Prediction, y0: Float[Tensor, "n box box"], gamma: Float[Tensor, "n"], noise: Float[Tensor, "n box box"]
 ) -> Float[Tensor, "n box box"]:
-    """What the network should say: the noise (SR3), or v = sqrt(gamma) noise - sqrt(1 - gamma) y0 (Salimans and Ho 2022)."""
+    """What the network should say: the noise (SR3), v = sqrt(gamma) noise - sqrt(1 - gamma) y0 (Salimans and Ho 2022), or y0 itself."""
     if prediction == "epsilon":
         return noise
+    if prediction == "clean":
+        return y0
     signal_share, noise_share = _shares(gamma)
     return signal_share * noise - noise_share * y0
 
@@ -95,6 +97,8 @@ def predicted_clean(
     CryorestoreError
         For epsilon at gamma = 0, where the noise is y itself and tells nothing of the image.
     """
+    if prediction == "clean":
+        return output
     signal_share, noise_share = _shares(gamma)
     if prediction == "v":
         return signal_share * y - noise_share * output
