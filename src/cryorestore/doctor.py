@@ -80,7 +80,7 @@ def _torch(_: Configuration) -> Iterator[Finding]:
     mend = (
         "there is a driver: install a CUDA build of torch, or ask the scheduler for a GPU"
         if driver
-        else "networks are trained on the CPU, which is slow in large boxes"
+        else "run on a machine with an NVIDIA GPU; on the CPU training is slow in large boxes"
     )
     yield Finding("warning", "torch and GPU", f"torch {torch.__version__}; no GPU that it can use; {torch.get_num_threads()} threads", mend)
 
@@ -120,19 +120,24 @@ def _programs(configuration: Configuration) -> Iterator[Finding]:
         mend = "" if found else f"{mend}; or set programs.{backend}, or reconstruct.backend: native"
         yield Finding(level, backend, f"{found or f'{program} is not found'}; {wanted}", mend)  # type: ignore[arg-type]
     relion = [name for name in RELION if shutil.which(name)]
-    found_words = ", ".join(relion) or "none of its programs is on PATH"
-    yield Finding("ok" if relion else "warning", "RELION", found_words, "" if relion else "only its own tests and the External job need it")
-    conda = next((name for name in ("mamba", "conda") if shutil.which(name)), None)
-    yield Finding("ok" if conda else "warning", "conda", conda or "not found", "" if conda else "only --sdm conda needs it; make setup does without")
+    absent = ", ".join(name for name in RELION if name not in relion)
+    found_words = f"{', '.join(relion) or 'none of its programs'} on PATH" + (f"; not found: {absent}" if absent else "")
+    mend = "apt-get install relion, or module load relion; only its own tests and what follows the External job need it"
+    yield Finding("warning" if absent else "ok", "RELION", found_words, mend if absent else "")
+    conda = next((path for name in ("mamba", "conda") if (path := shutil.which(name))), None)
+    mend = "install Miniforge, or module load conda; only --sdm conda needs it, make setup does without"
+    yield Finding("ok" if conda else "warning", "conda", conda or "neither mamba nor conda is on PATH", "" if conda else mend)
 
 
 def _cluster(_: Configuration) -> Iterator[Finding]:
     if shutil.which("sbatch") is None:
-        yield Finding("warning", "SLURM", "no sbatch on PATH", "only --profile profiles/slurm needs it")
+        yield Finding(
+            "warning", "SLURM", "no sbatch on PATH", "log in to a machine that submits, or module load slurm; only --profile profiles/slurm needs it"
+        )
         return
     answer = _said("sinfo", "--noheader", "--format=%P %a %D")
     if not answer:
-        yield Finding("warning", "SLURM", "sbatch is there, and sinfo names no partition", "ask for the cluster's state with sinfo")
+        yield Finding("warning", "SLURM", "sbatch is there, and sinfo names no partition", "run sinfo by hand: its message says why")
         return
     try:
         doubts = check_status_query(None)

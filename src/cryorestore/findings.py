@@ -6,7 +6,7 @@ from typing import Literal
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 Level = Literal["ok", "warning", "error"]
 _COLOURS = {"ok": "green", "warning": "yellow", "error": "red"}
@@ -26,7 +26,7 @@ class Finding:
 
 def print_findings(findings: Sequence[Finding]) -> None:
     """Print one row a finding."""
-    table = Table("", "subject", "found", "likely mend", show_lines=True)
+    table = Table(*(Column(title, overflow="fold") for title in ("", "subject", "found", "likely mend")), show_lines=True)
     for finding in findings:
         table.add_row(f"[{_COLOURS[finding.level]}]{finding.level}[/]", finding.subject, escape(finding.found), escape(finding.mend))
     Console().print(table)
