@@ -79,6 +79,11 @@ bench-reconstruction: $(PRODUCT) $(PEERS) ## maps against a known truth, by use 
 
 bench-reconstruction-quick: $(PRODUCT) $(PEERS) ## a few small cells of it, at most four minutes
 	$(BIN)/python benchmarks/reconstruction/measure.py --quick
+bench-joint: $(PRODUCT) ## particles without map or poses restore themselves: all cells that are stale, into docs/joint.md (hours; goes on where it was stopped)
+	$(BIN)/python benchmarks/joint/measure.py
+
+bench-joint-quick: $(PRODUCT) ## two small cells of it
+	$(BIN)/python benchmarks/joint/measure.py --quick
 
 peers-topaz: $(PEERS) ## Topaz-Denoise (GPL-3), for the method topaz
 	.venv-peers/bin/python $(PIP_INSTALL) --no-deps topaz-em==0.3.20

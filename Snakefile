@@ -98,6 +98,7 @@ onerror:
 
 
 include: "rules/prepare.smk"
+include: "rules/poses.smk"
 include: "rules/reconstruct.smk"
 include: "rules/train.smk"
 include: "rules/restore.smk"

@@ -43,6 +43,15 @@ datasets_cross_fitted = one_of(
 )
 
 
+def datasets_with_poses(found):
+    """The data sets whose poses are found here, or given, as a constraint of the wildcard."""
+    return one_of(
+        name
+        for name, settings in CONFIGURATION.settings.items()
+        if cryorestore.config.finds_poses(settings) == found
+    )
+
+
 # Parameters
 
 
@@ -221,6 +230,13 @@ def shard_folders(wildcards):
 
 def is_simulated(settings):
     return settings["input"]["kind"] == "simulation"
+
+
+def frame_map(wildcards):
+    """A map whose frame and hand the poses found are brought into: the one that reconstructions are compared with, where there is one."""
+    if not has_true_map(settings_of(wildcards)):
+        return {}
+    return {"reference_map": true_map(wildcards)}
 
 
 def true_map(wildcards):

@@ -142,6 +142,8 @@ rule split_particles:
         "<logs>/split_particles/{dataset}.log",
     benchmark:
         "<benchmarks>/split_particles/{dataset}.tsv"
+    wildcard_constraints:
+        dataset=datasets_with_poses(found=False),
     conda:
         "../envs/prepare.yaml"
     threads: 1

@@ -18,6 +18,14 @@ def restoring_steps(settings, method):
     return [*(("restore_shard", part) for part in parts), ("gather_shards",)]
 
 
+def posing_steps(settings, halves):
+    """The steps from normalized particles to halves with poses, each with its half, if it has one."""
+    if not cryorestore.config.finds_poses(settings):
+        return [("split_particles", [])]
+    found = [("find_poses", [half]) for half in halves]
+    return [("split_unposed", []), *found, ("judge_poses", []), ("adopt_poses", [])]
+
+
 def step_benchmarks(wildcards):
     """The benchmark files of every step that the summary waits for, in the order of the steps."""
     settings, dataset = settings_of(wildcards), wildcards.dataset
@@ -44,10 +52,8 @@ def step_benchmarks(wildcards):
         "evaluate_restoration",
     ]
     jobs = [
-        *(
-            (step, [])
-            for step in (*first, "normalize_particles", "preflight", "split_particles")
-        ),
+        *((step, []) for step in (*first, "normalize_particles", "preflight")),
+        *posing_steps(settings, halves),
         *(("reconstruct_map", [stack, half]) for stack in stacks for half in halves),
         *((step, []) for step in checked_backends(settings)),
         *((step, []) for step in made_masks(settings)),
@@ -121,6 +127,9 @@ def step_provenance(wildcards):
     }.get(settings["input"]["kind"], ["imported"])
     halves = [f"half{half}" for half in (1, 2)]
     folders += ["normalized", "raw", *(f"raw/{half}" for half in halves)]
+    if cryorestore.config.finds_poses(settings):
+        folders += [f"split/{half}" for half in halves]
+        folders += ["found", *(f"found/{half}" for half in halves)]
     folders += [f"pairs/{half}" for half in halves]
     for name in trained_methods(settings)["diffusion"]:
         folders += [f"models/{name}/{half}" for half in halves]
@@ -156,7 +165,7 @@ prepared_targets = partial(
     for_datasets,
     lambda settings: (
         [f"raw/half{half}/particles.star" for half in (1, 2)]
-        if settings["input"]["has_poses"]
+        if cryorestore.config.has_poses(settings)
         else ["normalized/particles.star", "normalized/preflight.json"]
     ),
 )
@@ -173,7 +182,7 @@ def fused_stacks(settings):
 
 
 def curves_of(settings):
-    if not settings["input"]["has_poses"]:
+    if not cryorestore.config.has_poses(settings):
         return []
     names = ["fsc.csv", "fsc_truth.csv"] if has_true_map(settings) else ["fsc.csv"]
     optional = {

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cryorestore.config import CHANGED_MAPS, has_posterior, input_files, network_methods, particle_box_size, pick_files
+from cryorestore.config import CHANGED_MAPS, has_poses, has_posterior, input_files, network_methods, particle_box_size, pick_files
 from cryorestore.errors import CryorestoreError
 from cryorestore.io.coordinates import read_coordinates
 from cryorestore.logs import get_logger
@@ -71,7 +71,7 @@ def disk_use(settings: Mapping[str, Any], *, particles: int, box_size: int, keep
         stages["imported"] = table
     narrow = settings["normalize"]["dtype"] == "float16"
     stages["normalized"] = stack // (2 if narrow else 1) + table
-    if settings["input"]["has_poses"]:
+    if has_poses(settings):
         stages["raw"] = half_maps + table
     if methods:
         stages["pairs"] = 2 * (settings["pairs"]["count"] * box_size**2 * FLOAT16 * _pair_arrays(settings) + box_size**3 * FLOAT32)

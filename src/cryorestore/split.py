@@ -28,6 +28,7 @@ def split_particles(
     unposed1_star: str | Path,
     unposed2_star: str | Path,
     holdout_fraction: float = 0.1,
+    ignore_poses: bool = False,
     seed: int = 0,
 ) -> None:
     """Divide a table into two half-sets.
@@ -40,12 +41,14 @@ def split_particles(
     star
         Particles.
     half1_star, half2_star
-        Written: particles with poses, in the order of `star`, with rlnRandomSubset, rlnCryorestoreHoldout (1: never trained on) and
+        Written: particles with poses (or all), in the order of `star`, with rlnRandomSubset, rlnCryorestoreHoldout (1: never trained on) and
         rlnCryorestoreRow (row in `star`, from 0).
     unposed1_star, unposed2_star
         Written: particles without poses, likewise (no holdout), with their reason; perhaps without rows.
     holdout_fraction
         Share of each half that is held out; if none falls below it, one particle is.
+    ignore_poses
+        All particles go into `half1_star` and `half2_star`, posed or not: their poses are to be found.
     seed
         Of both draws.
 
@@ -61,7 +64,7 @@ def split_particles(
     halves = table.halves()
     absent = halves == 0
     halves = np.where(absent, 1 + (identity_fractions(identities, seed=seed, purpose="half") >= 0.5), halves)
-    posed = posed_rows(table)
+    posed = np.ones(len(table), bool) if ignore_poses else posed_rows(table)
     _check_counts(table, halves, posed)
     draws = identity_fractions(identities, seed=seed, purpose="holdout")
     _check_repeated(table, identities, halves, draws)

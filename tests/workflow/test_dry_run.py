@@ -51,9 +51,10 @@ def test_all_shipped_data_sets_are_planned_in_one_run(tmp_path):
     assert done.returncode == 0, done.stderr
     jobs = job_counts(done.stdout + done.stderr)
     assert jobs["normalize_particles"] == len(DATASETS)
-    # halves x stacks: the demo has raw and two methods, three sets raw and one, two raw alone
-    assert jobs["reconstruct_map"] == 2 * (3 + 3 * 2 + 2 * 1)
-    assert jobs["compute_truth_fsc"] == 3 + 1
+    # halves x stacks: the demo has raw and two methods, five sets raw and one, two raw alone
+    assert jobs["reconstruct_map"] == 2 * (3 + 5 * 2 + 2 * 1)
+    assert jobs["compute_truth_fsc"] == 3 + 2 + 1
+    assert jobs["find_poses"] == 2 * jobs["judge_poses"] == 2 * 2
 
 
 @pytest.mark.parametrize(
@@ -114,6 +115,16 @@ def test_fused_stacks_and_the_check_of_the_backend_are_made_where_they_are_asked
     assert "fuse_map" not in without
     # raw particles at their mean poses are mapped like any other stack; each of the two stacks has its curves
     assert (made["fuse_map"], made["reconstruct_map"] - without["reconstruct_map"], made["compute_fsc"] - without["compute_fsc"]) == (2, 2, 2)
+
+
+def test_where_poses_are_found_each_half_finds_its_own_and_the_rest_is_as_ever(tmp_path):
+    done = [dry_run(tmp_path, "--config", f"datasets=[{name}]") for name in ("demo-ab-initio", "demo")]
+    found, given = (job_counts(one.stdout + one.stderr) for one in done)
+    assert found["find_poses"] == 2
+    assert found["split_unposed"] == found["judge_poses"] == found["adopt_poses"] == 1
+    assert not {"split_unposed", "find_poses", "judge_poses", "adopt_poses"} & given.keys()
+    assert "split_particles" not in found
+    assert found["reconstruct_map"] == 4
 
 
 def test_shards_take_jobs_of_their_own_and_one_shard_takes_none(tmp_path):

@@ -34,6 +34,10 @@ STEPS = {
     "normalize_particles": Step("normalize", "normalize_particles", "Bring particles to background mean 0 and sigma 1."),
     "preflight": Step("preflight", "preflight", "Judge a few hundred particles before anything costly."),
     "split_particles": Step("split", "split_particles", "Split into half-sets and set particles apart for scoring."),
+    "split_unposed": Step("split", "split_particles", "Split into half-sets, whether particles have poses or not, for find-poses."),
+    "find_poses": Step("ab_initio.finding", "find_poses", "Find the poses of a half from its particles alone."),
+    "judge_poses": Step("ab_initio.judging", "judge_poses", "Lay the maps that two halves found onto each other, and say whether they are one."),
+    "adopt_poses": Step("ab_initio.judging", "adopt_poses", "Hand the poses found on, if the two halves found one map."),
     "reconstruct_map": Step("reconstruct", "reconstruct_map", "Reconstruct a half, whole and from its odd and even particles."),
     "check_backend": Step("reconstruct.check", "check_backend", "Map a half with another backend and see that both agree."),
     "fuse_map": Step("reconstruct.fusion", "fuse_map", "Map the raw particles of a half at draws from their pose posterior."),
@@ -122,6 +126,16 @@ def has_posterior(method: Mapping[str, Any]) -> bool:
     return not {"mean", "deviation"}.isdisjoint(method["condition"])
 
 
+def finds_poses(settings: Settings) -> bool:
+    """Whether poses are found here and not given."""
+    return bool(settings["poses"]["source"] != "given")
+
+
+def has_poses(settings: Settings) -> bool:
+    """Whether there are poses to reconstruct and restore with, given or found."""
+    return bool(settings["input"]["has_poses"]) or finds_poses(settings)
+
+
 def network_methods(settings: Settings) -> list[str]:
     """The denoisers of this run that have a network to train."""
     return [name for name in settings["denoisers"] if settings["methods"].get(name, {}).get("network") != "none"]
@@ -165,7 +179,30 @@ def _preflight(settings: Settings) -> dict[str, Any]:
 
 
 def _split_particles(settings: Settings) -> dict[str, Any]:
-    return {**settings["split"], "seed": settings["seed"]}
+    return {**settings["split"], "ignore_poses": settings["poses"]["source"] == "ab_initio", "seed": settings["seed"]}
+
+
+def _find_poses(settings: Settings) -> dict[str, Any]:
+    poses = settings["poses"]
+    names = ("source", "start_resolution", "shift_range", "max_resolution", "largest_box", "seeds", "iterations", "images")
+    return {
+        **{name: poses[name] for name in names},
+        "start_map": data_path(settings, poses["start_map"]) if poses["start_map"] else None,
+        **_mask(settings),
+        "bg_radius": settings["normalize"]["bg_radius"],
+        "symmetry": settings["symmetry"],
+        "device": settings["compute"]["device"],
+        "threads": settings["compute"]["threads"],
+        "seed": settings["seed"],
+    }
+
+
+def _judge_poses(settings: Settings) -> dict[str, Any]:
+    return {**_mask(settings), "symmetry": settings["symmetry"]}
+
+
+def _adopt_poses(settings: Settings) -> dict[str, Any]:
+    return {"refuse": settings["poses"]["refuse"]}
 
 
 def _reconstruct_map(settings: Settings) -> dict[str, Any]:
@@ -215,7 +252,8 @@ def _map_local_resolution(settings: Settings) -> dict[str, Any]:
 
 
 def _pose_posterior(settings: Settings) -> dict[str, Any]:
-    return {**settings["poses"], "posterior_rotations": settings["posterior"]["rotations"]}
+    poses = settings["poses"]
+    return {name: poses[name] for name in ("rotation_sigma", "shift_sigma")} | {"posterior_rotations": settings["posterior"]["rotations"]}
 
 
 def _make_training_pairs(settings: Settings) -> dict[str, Any]:
@@ -312,6 +350,10 @@ _PARAMETERS: dict[str, Callable[[Settings], dict[str, Any]]] = {
     "normalize_particles": _normalize_particles,
     "preflight": _preflight,
     "split_particles": _split_particles,
+    "split_unposed": _split_particles,
+    "find_poses": _find_poses,
+    "judge_poses": _judge_poses,
+    "adopt_poses": _adopt_poses,
     "reconstruct_map": _reconstruct_map,
     "check_backend": _check_backend,
     "fuse_map": _fuse_map,

@@ -1,0 +1,293 @@
+"""No map, no poses: particles of one protein restore themselves, half by half; against masked Wiener, the true map, and what the program itself says.
+
+usage: python benchmarks/joint/measure.py [--quick] [--cell NAME ...]
+Every cell is a JSON under benchmarks/joint/cells/, keyed by the code and the cell's settings: only those that are stale are run. Structures are read
+below data_root/models (the environment variable CRYORESTORE_DATA), the demo's is part of the library. `docs/joint.md` is written from all cells.
+"""
+
+import argparse
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cryorestore.ab_initio.agreement import correlation_in_sphere, last_shell_above
+from cryorestore.ab_initio.alignment import align_maps, moved_map
+from cryorestore.ab_initio.annealing import MAX_SHELL, Region, anneal, held_out_evidence
+from cryorestore.ab_initio.finding import Seeds
+from cryorestore.ab_initio.half import HalfParticles
+from cryorestore.ab_initio.judging import verdict_of
+from cryorestore.ab_initio.passes import FoundPoses, PassState, pass_figures, run_passes, usable_levels
+from cryorestore.ab_initio.volumes import masked_map, resized_map
+from cryorestore.baselines.wiener import estimate_signal_power, wiener_filter
+from cryorestore.checkpoint import fingerprint
+from cryorestore.config import code_version
+from cryorestore.ctf import CtfParameters, ctf_2d
+from cryorestore.files import atomic_path, read_json, write_json
+from cryorestore.geometry import random_rotations
+from cryorestore.masks import soft_disc
+from cryorestore.metrics import score_images
+from cryorestore.molecule import load_molecule, molecule_volume, project_molecule
+from cryorestore.posterior.bank import PoseBank
+from cryorestore.posterior.grid import make_pose_grid
+from cryorestore.posterior.wide import WidePosterior
+from cryorestore.project import FourierVolume
+
+HERE = Path(__file__).parent
+CELLS, PAGE = HERE / "cells", HERE.parents[1] / "docs/joint.md"
+DATA = Path(os.environ.get("CRYORESTORE_DATA", HERE.parents[1] / "../shared/data"))
+SHIFT_PX = 2.0
+FILLED = 0.65
+"""Diameter of the particle as a share of the box; it sets the pixel size"""
+RESTORE_SHELL, RESTORE_STEP = 14, 7.0
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One data set, simulated anew, and how its poses are searched."""
+
+    structure: str
+    """"demo", a file's name below data_root/models without .cif.gz, "none" for noise only, or two names with a + between them: half and half"""
+    snr: float
+    count: int
+    """particles of both halves together"""
+    box_size: int = 64
+    seeds: int = 2
+    iterations: int = 50
+    images: int = 300
+    scored: int = 100
+    """particles of each half"""
+    max_shell: int = 20
+
+    @property
+    def name(self) -> str:
+        """Of its file."""
+        return f"{self.structure.replace('+', '-and-')}_snr{self.snr:g}_n{self.count}_box{self.box_size}"
+
+
+HEADING = """# Joint restoration: what was measured
+
+Made by `make bench-joint` from `benchmarks/joint/cells/*.json`; one run a cell. Particles of one protein, simulated with uniform directions,
+CTF and white noise of known spectrum; no map, no poses, two halves that share nothing. NMSE is over the noise-free, CTF-applied truth, mean of
+both halves. "True map" is the ceiling: the same posterior with the true map. The angle is the median error of the poses; the truth shell the last
+before the FSC of map and truth falls below 0.5 (half 1 / half 2). A cell is right if the maps of both halves agree with the truth to the shell that
+the verdict asks for. Seconds are one core's and depend on what else ran. What has no row was not run.
+
+| structure | SNR | particles | box | masked Wiener | **joint** | true map | angle | truth shell | right seeds | verdict | right | seconds |
+|---|---|---|---|---|---|---|---|---|---|---|---|---|"""
+STRUCTURES = ("demo", "1bxn", "3cf3", "1u6g", "2cg9", "1ecp")
+FULL = (
+    *(Cell(structure, snr, 2000) for snr in (0.1, 0.05) for structure in STRUCTURES),
+    Cell("none", 0.0, 2000),
+    Cell("1bxn+1u6g", 0.1, 2000),
+    *(Cell(structure, 0.02, 5000) for structure in STRUCTURES),
+    *(Cell(structure, 0.05, 5000) for structure in STRUCTURES),
+)
+QUICK = (
+    Cell("demo", 0.2, 600, box_size=32, iterations=24, images=150, scored=40, max_shell=10),
+    Cell("none", 0.0, 600, box_size=32, iterations=24, images=150, scored=40, max_shell=10),
+)
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """A half with its truth; noise of sigma 1."""
+
+    particles: HalfParticles
+    clean: Tensor
+    rotations: np.ndarray
+    truth: Tensor
+    """the map, in the scale of the images' transforms"""
+    diameter_px: float
+
+
+def simulate_half(cell: Cell, half: int) -> Simulated:
+    """Uniform directions, shifts up to 2 px of 64, defocus 0.8 to 3 um, white noise; the SNR is the variance of signal over noise in the box."""
+    generator = np.random.default_rng([7, half])
+    count = cell.count // 2
+    names = [] if cell.structure == "none" else cell.structure.split("+")
+    molecules = [load_molecule("demo" if name == "demo" else DATA / f"models/{name}.cif.gz") for name in names]
+    pixel_size = max([molecule.diameter for molecule in molecules] or [125.0]) / (FILLED * cell.box_size)
+    rotations, ones = random_rotations(count, generator), np.ones(count)
+    shifts = generator.uniform(-1, 1, (count, 2)) * SHIFT_PX * cell.box_size / 64
+    u = generator.uniform(8e3, 3e4, count)
+    v, angle = u * generator.uniform(0.98, 1, count), generator.uniform(-90, 90, count)
+    parameters = CtfParameters(u, v, angle, 300 * ones, 2.7 * ones, 0.1 * ones, 0 * ones, 0 * ones, ones)
+    options = {"box_size": cell.box_size, "pixel_size": pixel_size}
+    clean = torch.zeros(count, cell.box_size, cell.box_size)
+    truth = torch.zeros(cell.box_size, cell.box_size, cell.box_size)
+    if molecules:
+        parts = np.array_split(np.arange(count), len(molecules))
+        images = [project_molecule(molecule, rotations[rows], shifts[rows], **options) for molecule, rows in zip(molecules, parts, strict=True)]
+        images = [part / part.std() for part in images]
+        ctf = ctf_2d(parameters, **options)
+        clean = torch.fft.irfft2(torch.fft.rfft2(torch.cat(images)) * ctf, s=clean.shape[1:])
+        gain = (cell.snr / clean.var((1, 2)).mean()).sqrt()
+        clean = clean * gain
+        scale = gain / project_molecule(molecules[0], rotations[parts[0]], shifts[parts[0]], **options).std()
+        truth = molecule_volume(molecules[0], **options) * scale
+    noisy = clean + torch.from_numpy(generator.standard_normal(clean.shape)).float()
+    noise = torch.ones(cell.box_size // 2 + 1)
+    signal = estimate_signal_power([(noisy, ctf_2d(parameters, **options))], noise_power=noise)
+    return Simulated(HalfParticles(noisy, parameters, pixel_size, noise, signal), clean, rotations, truth, FILLED * cell.box_size)
+
+
+def measure(cell: Cell) -> dict[str, Any]:
+    """Both halves from nothing, each scored, and the verdict on the two."""
+    started, device = time.monotonic(), torch.device("cpu")
+    halves = [simulate_half(cell, half) for half in (1, 2)]
+    found = [search(cell, half, number, device) for number, half in enumerate(halves, start=1)]
+    volumes = [resized_map(state.volume, cell.box_size) for state, _, _, _ in found]
+    move = align_maps(volumes[0], volumes[1], max_shell=cell.max_shell)
+    radius_px = region_of(cell, halves[0]).radius_px
+    curve = correlation_in_sphere(volumes[0], moved_map(volumes[1], move), radius_px=radius_px)[: cell.max_shell + 1]
+    figures = [{"passes": passes, "seeds": seeds.figures(symmetry="C1")} for _, _, passes, seeds in found]
+    verdict = verdict_of(curve, figures, diameter_px=halves[0].diameter_px, box_size=cell.box_size)
+    scores = [score(cell, half, *result) for half, result in zip(halves, found, strict=True)]
+    right = [bool(part["truth_shell"] >= verdict["wanted_shell"]) for part in scores]
+    return {"verdict": verdict, "halves": scores, "right": right, "figures": figures, "seconds": time.monotonic() - started}
+
+
+def region_of(cell: Cell, half: Simulated) -> Region:
+    """The particle and its edge."""
+    return Region(min(half.diameter_px / 2 + cell.box_size / 20, 0.46 * cell.box_size), SHIFT_PX * cell.box_size / 64)
+
+
+def search(cell: Cell, half: Simulated, number: int, device: torch.device) -> tuple[PassState, FoundPoses, list[dict[str, Any]], Seeds]:
+    """As `find_poses`, in memory."""
+    region, particles = region_of(cell, half), half.particles
+    volumes, evidence = [], []
+    for seed in range(1000 * number, 1000 * number + cell.seeds):
+        volumes.append(anneal(particles, region, symmetry="C1", iterations=cell.iterations, images=cell.images, seed=seed, device=device))
+        evidence.append(held_out_evidence(volumes[-1], particles, region, symmetry="C1", device=device))
+    seeds = Seeds(volumes, np.stack(evidence))
+    state = PassState(seeds.volumes[seeds.best], 0, torch.zeros(len(particles), 2), level=0, passes=0, evidence=())
+    passes: list[dict[str, Any]] = []
+    poses: FoundPoses | None = None
+    levels = usable_levels(cell.box_size, max_shell=cell.max_shell)
+    for state, poses in run_passes(state, particles, region, levels, symmetry="C1", seed=number, device=device):  # noqa: B020
+        passes.append(pass_figures(state, poses))
+    assert poses is not None
+    return state, poses, passes, seeds
+
+
+def score(cell: Cell, half: Simulated, state: PassState, poses: FoundPoses, passes: list[dict[str, Any]], seeds: Seeds) -> dict[str, Any]:
+    """Of one half: map, poses, basins of its seeds and restored particles against the truth."""
+    rows = np.linspace(0, len(half.particles) - 1, cell.scored).astype(int)
+    volume, region = resized_map(state.volume, cell.box_size), region_of(cell, half)
+    result: dict[str, Any] = {"log_evidence": float(poses.log_evidence.median()), "truth_shell": 0}
+    if cell.structure == "none":
+        return result
+    move = align_maps(half.truth, volume, max_shell=cell.max_shell)
+    to_truth = correlation_in_sphere(half.truth, moved_map(volume, move), radius_px=region.radius_px)
+    result["truth_shell"] = min(cell.max_shell, last_shell_above(to_truth))
+    result["median_angle"] = float(np.median(angles_between(move.rotations(poses.rotations.numpy()), half.rotations)))
+    result["seed_shells"] = [seed_shell(half.truth, part, cell) for part in seeds.volumes]
+    for name, chosen, centres in (("joint", volume, poses.shifts_px[rows]), ("true map", masked_map(half.truth, radius_px=region.radius_px), None)):
+        result[name] = nmse(restored(cell, half, chosen, rows, centres), half.clean[rows])
+    result["masked wiener"] = nmse(masked_wiener(half, rows), half.clean[rows])
+    return result
+
+
+def seed_shell(truth: Tensor, volume: Tensor, cell: Cell) -> int:
+    """To which shell the map of a seed agrees with the truth, before any full pass."""
+    large = resized_map(volume, cell.box_size)
+    moved = moved_map(large, align_maps(truth, large, max_shell=MAX_SHELL))
+    return min(MAX_SHELL, last_shell_above(correlation_in_sphere(truth, moved, radius_px=0.45 * cell.box_size)))
+
+
+def angles_between(found: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """Degrees."""
+    return np.degrees(np.arccos(np.clip(((found * true).sum((1, 2)) - 1) / 2, -1, 1)))
+
+
+def restored(cell: Cell, half: Simulated, volume: Tensor, rows: np.ndarray, centres: Tensor | None) -> Tensor:
+    """Posterior means of some particles over all poses; shifts within a third of the range round known centres, or the whole range."""
+    particles, region = half.particles, region_of(cell, half)
+    shell = min(RESTORE_SHELL, cell.max_shell)
+    reach = region.shift_px if centres is None else region.shift_px / 3
+    grid = make_pose_grid(step=RESTORE_STEP, max_shell=shell, box_size=cell.box_size, shift_range_px=reach, seed=3)
+    bank = PoseBank(FourierVolume(volume, max_shell=shell), grid, noise_power=particles.noise_power, radius_px=region.radius_px)
+    fine = FourierVolume(volume, max_shell=cell.box_size // 2 - 2)
+    posterior = WidePosterior(bank, fine, noise_power=particles.noise_power, map_error_power=torch.zeros_like(particles.noise_power))
+    parts = []
+    for row, place in enumerate(rows):
+        one = np.array([place])
+        centre = None if centres is None else centres[row : row + 1]
+        parts.append(posterior(particles.images[one], particles.ctf(one), [int(place)], centre).mean)
+    return torch.cat(parts)
+
+
+def masked_wiener(half: Simulated, rows: np.ndarray) -> Tensor:
+    """With the data's own spectra and the best of several discs: an oracle, in the baseline's favour."""
+    particles, box_size = half.particles, half.particles.box_size
+    images, ctf = particles.images[rows], particles.ctf(rows)
+    spectra = {"signal_power": particles.signal_power, "noise_power": particles.noise_power}
+    discs = [soft_disc(box_size, share * box_size, box_size / 16) for share in (0.25, 0.3, 0.35, 0.4, 0.45)]
+    results = [wiener_filter(images, ctf, mask=disc, **spectra) for disc in discs]
+    return min(results, key=lambda result: float((result - half.clean[rows]).square().mean()))
+
+
+def nmse(images: Tensor, clean: Tensor) -> float:
+    """Mean over particles, of images without their mean."""
+    return float(score_images(images - images.mean((1, 2), keepdim=True), clean - clean.mean((1, 2), keepdim=True)).nmse.mean())
+
+
+def stale_cells(cells: tuple[Cell, ...]) -> Iterator[tuple[Cell, str]]:
+    """Cells whose JSON is missing or of other code or settings."""
+    versions = [code_version(module) for module in ("ab_initio.finding", "ab_initio.judging", "posterior.wide")]
+    script = Path(__file__).read_bytes().hex()
+    for cell in cells:
+        key = fingerprint({"code": versions, "script": script, **asdict(cell)})
+        path = CELLS / f"{cell.name}.json"
+        if not path.exists() or read_json(path)["key"] != key:
+            yield cell, key
+
+
+def write_page() -> None:
+    """A table from all cells that there are."""
+    rows = [page_row(read_json(path)) for path in sorted(CELLS.glob("*.json"))]
+    with atomic_path(PAGE) as temporary:
+        temporary.write_text("\n".join([HEADING, *rows]) + "\n", encoding="utf-8")
+
+
+def page_row(content: dict[str, Any]) -> str:
+    """One cell as a row."""
+    cell, halves, verdict = content["cell"], content["halves"], content["verdict"]
+
+    def mean(name: str, form: str) -> str:
+        return form.format(np.mean([half[name] for half in halves])) if name in halves[0] else "-"
+
+    shells = [shell for half in halves for shell in half.get("seed_shells", [])]
+    basins = f"{sum(shell >= min(verdict['wanted_shell'], MAX_SHELL) for shell in shells)} of {len(shells)}" if shells else "-"
+    columns = [cell["structure"], f"{cell['snr']:g}", str(cell["count"]), str(cell["box_size"])]
+    columns += [mean(name, "{:.3f}") for name in ("masked wiener", "joint", "true map")]
+    columns += [mean("median_angle", "{:.1f}"), "/".join(str(half["truth_shell"]) for half in halves), basins]
+    columns += ["reliable" if verdict["reliable"] else "no reliable map", "yes" if all(content["right"]) else "no", f"{content['seconds']:.0f}"]
+    return f"| {' | '.join(columns)} |"
+
+
+def main() -> None:
+    """Run the stale cells and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="two small cells")
+    parser.add_argument("--cell", action="append", default=[], help="run cells of this name only")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.set_grad_enabled(False)
+    cells = QUICK if options.quick else FULL
+    for cell, key in stale_cells(cells):
+        if not options.cell or cell.name in options.cell:
+            write_json(CELLS / f"{cell.name}.json", {"key": key, "cell": asdict(cell), **measure(cell)})
+            print(page_row(read_json(CELLS / f"{cell.name}.json")), flush=True)
+    write_page()
+
+
+if __name__ == "__main__":
+    main()

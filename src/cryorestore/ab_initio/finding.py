@@ -1,0 +1,249 @@
+"""The poses of one half from its particles alone: several maps from nothing, the best of them by evidence, then full passes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cryorestore.ab_initio.agreement import agreed_shell
+from cryorestore.ab_initio.annealing import MAX_SHELL, Region, anneal, held_out_evidence
+from cryorestore.ab_initio.half import HalfParticles, load_half
+from cryorestore.ab_initio.passes import FoundPoses, Level, PassState, pass_figures, run_passes, usable_levels
+from cryorestore.ab_initio.starting import given_start
+from cryorestore.ab_initio.volumes import resized_map
+from cryorestore.checkpoint import fingerprint, load_checkpoint, save_checkpoint
+from cryorestore.devices import select_device
+from cryorestore.errors import CryorestoreError
+from cryorestore.files import files_together, write_json
+from cryorestore.geometry import matrices_to_euler
+from cryorestore.io.mrc import write_map
+from cryorestore.io.relion import ANGLES
+from cryorestore.logs import get_logger
+from cryorestore.particles import ParticleTable
+from cryorestore.provenance import file_fingerprint
+
+ROTATION_SIGMA = "rlnCryorestoreRotationSigma"
+SHIFT_SIGMA = "rlnCryorestoreShiftSigma"
+POSE_EVIDENCE = "rlnCryorestorePoseEvidence"
+FEWEST = 50
+"""particles of a half"""
+_UNDECIDED = 2.0
+"""Standard errors of the evidence below which two seeds are equally good"""
+_DEFAULT_SHELL = 20
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """The maps from nothing, and how well each explains the same particles."""
+
+    volumes: Sequence[Float[Tensor, "small small small"]]
+    evidence: NDArray[np.float64]
+    """(seeds, particles)"""
+
+    @property
+    def best(self) -> int:
+        """Its number in the list."""
+        return int(self.evidence.mean(1).argmax())
+
+    def figures(self, *, symmetry: str) -> list[dict[str, Any]]:
+        """Of every seed: mean evidence, what it lacks to the best one and its standard error, and to which shell the two maps agree."""
+        best, rows = self.best, []
+        for number, volume in enumerate(self.volumes):
+            lack = self.evidence[best] - self.evidence[number]
+            error = float(lack.std() / np.sqrt(len(lack)))
+            agreed = MAX_SHELL if number == best else agreed_shell(self.volumes[best], volume, symmetry=symmetry, max_shell=MAX_SHELL)
+            undecided = number != best and float(lack.mean()) < _UNDECIDED * error
+            rows.append(
+                {
+                    "evidence": float(self.evidence[number].mean()),
+                    "lack": float(lack.mean()),
+                    "lack_error": error,
+                    "agreed_shell": agreed,
+                    "as_good_as_best": undecided,
+                }
+            )
+        return rows
+
+
+def find_poses(
+    *,
+    star: str | Path,
+    found_star: str | Path,
+    found_map: str | Path,
+    figures_json: str | Path,
+    work_dir: str | Path,
+    source: str = "ab_initio",
+    start_map: str | Path | None = None,
+    start_resolution: float = 20.0,
+    mask_radius: float,
+    mask_edge: float,
+    bg_radius: float,
+    shift_range: float = 15.0,
+    max_resolution: float | None = None,
+    largest_box: int = 96,
+    seeds: int = 2,
+    iterations: int = 50,
+    images: int = 300,
+    symmetry: str = "C1",
+    device: str = "auto",
+    threads: int = 1,
+    seed: int = 1,
+) -> None:
+    """Find the poses of one half; nothing of the other half is read.
+
+    Parameters
+    ----------
+    star
+        Normalized particles of one half.
+    found_star
+        Written: the same rows with the poses found, their standard errors (rlnCryorestoreRotationSigma, degrees; rlnCryorestoreShiftSigma, angstrom)
+        and the log evidence of a particle against noise (rlnCryorestorePoseEvidence). RELION reads it.
+    found_map
+        Written: the map of the last pass, in the grey scale of the particles.
+    figures_json
+        Written: evidence of every seed and pass, and how well the poses are known.
+    work_dir
+        State, from which a run that was stopped goes on.
+    source
+        "ab_initio": from nothing. "refined": from `start_map`, or where that is absent from the table's own poses, low-passed.
+    start_map, start_resolution
+        Map to start from and the resolution (angstrom) that it or the table's map is low-passed to; for "refined" only.
+    mask_radius, mask_edge
+        Sphere that holds the particle, angstrom.
+    bg_radius
+        Background circle of the normalization, px.
+    shift_range
+        How far a particle may be off its box's centre, along x and y, angstrom.
+    max_resolution
+        Finest resolution that is compared, angstrom; None = shell 20.
+    largest_box
+        Particles are compared in a box of at most so many px.
+    seeds
+        Maps from nothing, of which the best goes on.
+    iterations, images
+        Of each of them: iterations, and particles drawn for one.
+    symmetry
+        Point group in RELION's setting.
+    device, threads
+        How it is computed; results depend on the number of threads in the last digits.
+    seed
+        Of all draws.
+
+    Raises
+    ------
+    CryorestoreError
+        If there are fewer than 50 particles, images that cannot be compared, or nothing to refine from.
+    """
+    torch.set_num_threads(threads)
+    table = ParticleTable.read(star)
+    if len(table) < FEWEST:
+        raise CryorestoreError(f"{star}: found {len(table)} particles, expected at least {FEWEST} to find poses from; give more, or poses")
+    particles = load_half(table, bg_radius=bg_radius, largest_box=largest_box)
+    region = region_of(particles, mask_radius=mask_radius, mask_edge=mask_edge, shift_range=shift_range)
+    width = particles.box_size * particles.pixel_size
+    levels = usable_levels(particles.box_size, max_shell=_DEFAULT_SHELL if max_resolution is None else int(width / max_resolution))
+    where = select_device(device)
+    shaping = {"source": source, "radius": region.radius_px, "shift": region.shift_px, "symmetry": symmetry, "seed": seed, "largest_box": largest_box}
+    shaping |= {"seeds": seeds, "iterations": iterations, "images": images, "levels": [list(vars(level).values()) for level in levels]}
+    shaping |= {"start_resolution": start_resolution, "start_map": None if start_map is None else file_fingerprint(start_map)}
+    key = fingerprint({**shaping, "star": file_fingerprint(star)})
+    figures: dict[str, Any] = {"source": source, "seeds": []}
+    if source == "ab_initio":
+        tried = _try_seeds(
+            particles, region, Path(work_dir), key, symmetry=symmetry, iterations=iterations, images=images, seeds=seeds, seed=seed, device=where
+        )
+        figures |= {"seeds": tried.figures(symmetry=symmetry), "best_seed": tried.best}
+        start, centres = tried.volumes[tried.best], torch.zeros(len(table), 2)
+    else:
+        start, centres = given_start(table, particles, region, start_map=start_map, resolution=start_resolution, symmetry=symmetry)
+    state = PassState(start, 0, centres, level=0, passes=0, evidence=())
+    state, found, passes = _pass_through(
+        state, particles, region, levels, Path(work_dir) / "passes.safetensors", key, symmetry=symmetry, seed=seed, device=where
+    )
+    with files_together():
+        with_poses(table, found, pixel_size=particles.pixel_size).write(found_star)
+        write_map(found_map, resized_map(state.volume, table.box_size).numpy(), pixel_size=table.pixel_size)
+        write_json(figures_json, {**figures, "passes": passes, "max_shell": levels[-1].max_shell, "box_width": width})
+
+
+def region_of(particles: HalfParticles, *, mask_radius: float, mask_edge: float, shift_range: float) -> Region:
+    """Where the particle is sought: within the mask, which has to leave a rim of the box free."""
+    radius = min((mask_radius + mask_edge) / particles.pixel_size, 0.46 * particles.box_size)
+    return Region(radius, shift_range / particles.pixel_size)
+
+
+def with_poses(table: ParticleTable, found: FoundPoses, *, pixel_size: float) -> ParticleTable:
+    """The table with the poses found; `pixel_size` is that of the shifts."""
+    angles = matrices_to_euler(found.rotations.double().numpy())
+    origins = -found.shifts_px.double().numpy() * pixel_size
+    columns = dict(zip(ANGLES, angles.T, strict=True)) | {"rlnOriginXAngst": origins[:, 0], "rlnOriginYAngst": origins[:, 1]}
+    errors = {ROTATION_SIGMA: found.rotation_sigma, SHIFT_SIGMA: found.shift_sigma * pixel_size, POSE_EVIDENCE: found.log_evidence}
+    return table.with_columns(columns | {name: values.double().numpy() for name, values in errors.items()})
+
+
+def _try_seeds(
+    particles: HalfParticles,
+    region: Region,
+    work_dir: Path,
+    key: str,
+    *,
+    symmetry: str,
+    iterations: int,
+    images: int,
+    seeds: int,
+    seed: int,
+    device: torch.device,
+) -> Seeds:
+    volumes, evidence = [], []
+    for number in range(seeds):
+        path = work_dir / f"seed_{number}.safetensors"
+        loaded = load_checkpoint(path, key=key)
+        if loaded is None:
+            volume = anneal(particles, region, symmetry=symmetry, iterations=iterations, images=images, seed=seed + number, device=device)
+            explained = held_out_evidence(volume, particles, region, symmetry=symmetry, device=device)
+            save_checkpoint(path, {"volume": volume, "evidence": torch.from_numpy(explained)}, {"key": key})
+        else:
+            volume, explained = loaded[0]["volume"], loaded[0]["evidence"].numpy()
+        get_logger().info("seed %d of %d: log evidence %.2f a particle", number + 1, seeds, explained.mean())
+        volumes.append(volume)
+        evidence.append(explained)
+    return Seeds(volumes, np.stack(evidence))
+
+
+def _pass_through(
+    state: PassState,
+    particles: HalfParticles,
+    region: Region,
+    levels: tuple[Level, ...],
+    path: Path,
+    key: str,
+    *,
+    symmetry: str,
+    seed: int,
+    device: torch.device,
+) -> tuple[PassState, FoundPoses, list[dict[str, Any]]]:
+    """All passes that are left, each kept on disk."""
+    loaded = load_checkpoint(path, key=key)
+    history: list[dict[str, Any]] = []
+    found: FoundPoses | None = None
+    if loaded is not None:
+        tensors, kept = loaded
+        history = kept["history"]
+        found = FoundPoses(**{name: tensors[name] for name in FoundPoses.__dataclass_fields__})
+        numbers = {name: kept[name] for name in ("made_at", "level", "passes", "finished")}
+        state = PassState(tensors["volume"], centres_px=tensors["centres_px"], evidence=tuple(kept["evidence"]), **numbers)
+    for reached, found in run_passes(state, particles, region, levels, symmetry=symmetry, seed=seed, device=device):
+        state = reached
+        history.append(pass_figures(state, found))
+        tensors = {"volume": state.volume, "centres_px": state.centres_px.clone(), **vars(found)}
+        numbers = {name: getattr(state, name) for name in ("made_at", "level", "passes", "finished")}
+        save_checkpoint(path, tensors, {"key": key, "history": history, "evidence": list(state.evidence), **numbers})
+    if found is None:
+        raise CryorestoreError(f"{path}: holds no pass; remove it and run the step again")
+    return state, found, history
