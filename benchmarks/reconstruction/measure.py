@@ -23,9 +23,10 @@ from cryorestore.files import read_json, write_json
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results.json"
-MODULES = ["coefficients", "ctf", "fourier", "fsc", "geometry", "masks", "molecule", "noise", "particles", "project", "reference", "slicing"]
-MODULES += ["posterior/local", "reconstruct/native", "reconstruct/least_squares", "reconstruct/step", "reconstruct/cryodrgn", "reconstruct/relion"]
-FUSING = ["reconstruct/fusion", "restore", "conditions"]
+MODULES = ["coefficients", "ctf", "fourier", "fsc", "geometry", "masks", "molecule", "particles", "pose_tensors", "project", "slicing"]
+MODULES += ["reconstruct/native", "reconstruct/least_squares", "reconstruct/step", "reconstruct/cryodrgn", "reconstruct/relion"]
+MODULES += ["resolution/filters", "resolution/masking"]
+FUSING = ["reconstruct/fusion", "restore", "conditions", "noise", "reference", "posterior/local"]
 KINDS = {"stacks": stacks_cell, "backends": backends_cell, "rates": rates_cell}
 
 
