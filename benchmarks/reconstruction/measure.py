@@ -54,7 +54,7 @@ def cells() -> list[tuple[str, dict]]:
             found += [stacks(count, seed, "perturbed", 0.3, restored=False) for seed in (1, 2, 3)]
         found += [backends(count, seed, 64) for seed in (1, 2, 3)]
     found += [backends(1000, seed, box) for box in (128, 256) for seed in (1, 2, 3)]
-    return found + [rates(count, box, repeats=3) for box, count in ((64, 10000), (128, 4000), (256, 1000))]
+    return found + [rates(count, box, repeats=repeats) for box, count, repeats in ((64, 10000, 3), (128, 4000, 3), (256, 500, 1), (256, 2000, 1))]
 
 
 def quick_cells() -> list[tuple[str, dict]]:

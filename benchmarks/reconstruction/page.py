@@ -37,7 +37,7 @@ def stacks_tables(cells: Cells) -> str:
         gains.append(start + [interval(difference(group, name, "raw")) for name in ("fused", "mean_pose", "restored")])
         kinds = ("given_degrees", "mean_degrees", "given_px", "mean_px")
         errors = [mean([cell["figures"]["pose_errors"][kind] for cell in group], 2) for kind in kinds]
-        shares = [share(cell["figures"][kind] for cell in group) for kind in ("particles_accepted", "junk_accepted")]
+        shares = [share(cell["figures"][kind] for cell in group) for kind in ("accepted", "junk_accepted")]
         widths = ", ".join(sorted({f"{cell['figures']['width']:g}" for cell in group}))
         poses.append([*start, *errors, *shares, widths])
     if not cells:
