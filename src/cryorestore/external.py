@@ -32,6 +32,7 @@ PARTICLES, HALF_MAP = 3, 10
 ABORT_NOW = "RELION_JOB_ABORT_NOW"
 EXIT = {"success": "RELION_JOB_EXIT_SUCCESS", "failure": "RELION_JOB_EXIT_FAILURE", "aborted": "RELION_JOB_EXIT_ABORTED"}
 SETTINGS, DATASET = "cryorestore.yaml", "relion"
+EXPECTED = "particles with poses, such as Refine3D/job012/run_data.star"
 _SECONDS_BETWEEN_LOOKS = 1.0
 
 
@@ -96,17 +97,18 @@ def relion_external(
         (control / name).unlink(missing_ok=True)
     ending = "failure"
     try:
-        for option, given in (("in_mics", in_mics), ("in_movies", in_movies), ("in_coords", in_coords)):
-            if given is not None:
-                raise CryorestoreError(f"--{option}: found {given}, expected particles with poses; give --in_parts and leave this field empty")
-        if in_parts is None:
-            raise CryorestoreError("--in_parts is missing, expected particles with poses, such as Refine3D/job012/run_data.star")
-        _write_settings(
-            out, in_parts, reference=in_3dref, mask=in_mask, symmetry=symmetry, particle_diameter=particle_diameter, configfile=configfile
-        )
-        _run_chain(out, cores=cores, control=control)
-        _enter_results(out)
-        ending = "success"
+        with _signals_raise():
+            for option, given in (("in_mics", in_mics), ("in_movies", in_movies), ("in_coords", in_coords)):
+                if given is not None:
+                    raise CryorestoreError(f"--{option}: found {given}, expected particles with poses; give --in_parts and leave this field empty")
+            if in_parts is None:
+                raise CryorestoreError(f"--in_parts is missing, expected {EXPECTED}")
+            _write_settings(
+                out, in_parts, reference=in_3dref, mask=in_mask, symmetry=symmetry, particle_diameter=particle_diameter, configfile=configfile
+            )
+            _run_chain(out, cores=cores, control=control)
+            _enter_results(out)
+            ending = "success"
     except Aborted as reason:
         ending = "aborted"
         get_logger().error("stopped: %s; started again, the job goes on where it was", reason)
@@ -138,6 +140,9 @@ def _write_settings(
         overwrite=True,
         preflight=False,
     )
+    written = out / f"datasets/{DATASET}.yaml"
+    if not read_yaml(written, shown=str(written))["input"].get("has_poses", True):
+        raise CryorestoreError(f"{in_parts}: found no particle with a pose, expected {EXPECTED}; refine them first")
     settings = {} if configfile is None else read_yaml(configfile, shown=str(configfile))
     settings |= {"datasets": [DATASET], "datasets_dir": str((out / "datasets").absolute()), "results": "results"}
     if reference is not None:
@@ -152,7 +157,7 @@ def _run_chain(out: Path, *, cores: int, control: Path) -> None:
     """Run Snakemake in the job's folder until it ends, or is asked to stop."""
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(PROJECT_ROOT / "Snakefile"), "--directory", str(out.absolute())]
     command += ["--profile", str(PROJECT_ROOT / "profiles/local"), "--configfile", str((out / SETTINGS).absolute()), "--cores", str(cores)]
-    with _signals_raise(), subprocess.Popen(command) as process:
+    with subprocess.Popen(command, start_new_session=True) as process:
         try:
             while process.poll() is None:
                 if (control / ABORT_NOW).exists():
@@ -169,16 +174,22 @@ def _run_chain(out: Path, *, cores: int, control: Path) -> None:
 
 @contextmanager
 def _signals_raise() -> Iterator[None]:
-    """SIGTERM, which schedulers send, ends the job as RELION's own request does."""
+    """SIGTERM, which schedulers send, and Ctrl-C end the job as RELION's own request does.
+
+    Snakemake has a session of its own: it hears of a Ctrl-C from this process alone, and once.
+    """
 
     def stop(number: int, frame: FrameType | None) -> None:
+        for each in before:
+            signal.signal(each, signal.SIG_IGN)
         raise Aborted(f"received {signal.Signals(number).name}")
 
-    before = signal.signal(signal.SIGTERM, stop)
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _enter_results(out: Path) -> None:
