@@ -67,7 +67,7 @@ def snakemake_said(folder):
 def told(folder):
     console = Console(record=True, width=200, force_terminal=False, file=io.StringIO())
     now = datetime.now()
-    found = read_status(folder, folder / "results", now=now)
+    found = read_status(folder, None, now=now)
     print_status(found, console, now=now)
     return found, console.export_text()
 
@@ -120,6 +120,7 @@ def test_a_run_that_is_over_is_finished(course):
 def test_the_status_is_printed_as_json(course, capsys):
     status(folder=course[0], as_json=True)
     content = json.loads(capsys.readouterr().out)
+    assert content["results"] == str(course[0] / "results")
     assert (content["state"], content["jobs_planned"], content["jobs_finished"]) == ("finished", 3, 3)
     assert {job["rule"] for job in content["jobs"]} == {"all", "slow", "broken"}
 
@@ -157,6 +158,32 @@ def test_a_log_of_slurm_jobs_is_read_with_the_runs_name_and_a_retry(tmp_path):
     assert not run.is_over
     assert (run.run_id, run.planned) == ("cryorestore_abf7", {"train_diffusion": 1, "all": 1})
     assert (job.state, job.dataset, job.name, job.began) == (RUNNING, "tiny", "tiny, ours, 1", datetime(2026, 11, 25, 5, 2))
+
+
+@pytest.mark.parametrize("results", ["/{folder}/scratch/apo/results", "elsewhere", "apo"])
+def test_results_are_found_where_the_runs_jobs_write_them_and_else_asked_for(tmp_path, capsys, results):
+    """Also where the folder is called as the data set is."""
+    where = results.replace("/{folder}", str(tmp_path))
+    path = tmp_path / "run/.snakemake/log/2026-01-01.snakemake.log"
+    path.parent.mkdir(parents=True)
+    outputs = [f"{where}/apo/{name}" for name in ("imported/particles.star", "apo/map.mrc, x.mrc", "models/ours/half1/diffusion.safetensors")]
+    blocks = [
+        [f"rule step{number}:", f"    output: {name}", f"    jobid: {number}", "    wildcards: dataset=apo"] for number, name in enumerate(outputs)
+    ]
+    head = ["  Date: 2026-11-25 04:59:13", "  Host: elsewhere", "Job stats:", "job    count", "-----  -----", "step0      1", "total      3"]
+    path.write_text("\n".join(head + [line for block in blocks for line in block]))
+    status(folder=tmp_path / "run")
+    assert f"{tmp_path / 'run' / where} is not there; say with --results where the results are" in capsys.readouterr().out
+    history = tmp_path / "run" / where / "apo/models/ours/half1/diffusion_history.csv"
+    history.parent.mkdir(parents=True)
+    history.write_text("step,images,seconds,training_loss,validation_loss,learning_rate\n7,80,2,0.7,,1\n")
+    status(folder=tmp_path / "run", as_json=True)
+    assert [losses["step"] for losses in json.loads(capsys.readouterr().out)["losses"]] == [7]
+
+
+def test_results_that_are_given_and_no_folder_are_refused(course, tmp_path):
+    with pytest.raises(CryorestoreError, match="found no folder, expected that of the results; leave it out"):
+        status(folder=course[0], results=tmp_path / "absent")
 
 
 def test_the_end_is_what_waits_and_runs_divided_by_the_jobs_side_by_side():

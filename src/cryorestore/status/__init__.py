@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cryorestore.bulk import last_error
+from cryorestore.errors import CryorestoreError
 from cryorestore.status.estimate import Estimate, estimate_end
 from cryorestore.status.losses import Losses, all_losses, last_progress
 from cryorestore.status.queue import QueuedJob, is_at_work, queued_jobs
@@ -23,7 +24,10 @@ _LOSS_COLUMNS = ("data set", "method", "half", "network", "state", "step", "trai
 
 @dataclass(frozen=True)
 class Status:
-    """Everything that is told of a run; `state` is `running`, `finished`, `failed`, `stopped` or, where its Snakemake cannot be seen, `not known`."""
+    """Everything that is told of a run; `state` is `running`, `finished`, `failed`, `stopped` or, where its Snakemake cannot be seen, `not known`.
+
+    `results` is where the results are looked for; it need not be there.
+    """
 
     state: str
     run: RunLog
@@ -32,6 +36,7 @@ class Status:
     queue: list[QueuedJob]
     doubt: str
     losses: list[Losses]
+    results: Path
 
 
 def status(*, folder: Path = Path(), results: Path | None = None, as_json: bool = False) -> None:
@@ -42,26 +47,29 @@ def status(*, folder: Path = Path(), results: Path | None = None, as_json: bool 
     folder
         Where snakemake was started.
     results
-        Folder of the results; `results` in `folder`, if not given.
+        Folder of the results, if not where the jobs of the run write them.
     as_json
         Print one JSON object instead of tables.
 
     Raises
     ------
     CryorestoreError
-        If nothing was run there.
+        If nothing was run there, or `results` is no folder.
     """
+    if results is not None and not results.is_dir():
+        raise CryorestoreError(f"--results {results}: found no folder, expected that of the results; leave it out to ask the run where they are")
     now = datetime.now()
-    found = read_status(folder, results or folder / "results", now=now)
+    found = read_status(folder, results, now=now)
     if as_json:
         print(json.dumps(_as_json(found, now), indent=1))
     else:
         print_status(found, Console(), now=now)
 
 
-def read_status(folder: Path, results: Path, *, now: datetime) -> Status:
+def read_status(folder: Path, results: Path | None, *, now: datetime) -> Status:
     """Read the newest run in a folder; see `status`."""
     run = latest_run(folder)
+    results = results or folder / (run.results or "results")
     told = {job.number: last_progress(folder / job.log) for job in run.of_state(RUNNING) if job.log}
     left = {number: seconds for number, (_, seconds) in told.items() if seconds is not None}
     measured: dict[str, list[float]] = defaultdict(list)
@@ -71,13 +79,16 @@ def read_status(folder: Path, results: Path, *, now: datetime) -> Status:
     state = _state(run, folder)
     queue, doubt = queued_jobs(run.run_id) if state in ("running", "not known") else ([], "")
     estimate = estimate_end(run, measured, left, now=now) if state in ("running", "not known") else Estimate(None, [])
-    return Status(state, run, {number: text for number, (text, _) in told.items()}, estimate, queue, doubt, all_losses(results))
+    progress = {number: text for number, (text, _) in told.items()}
+    return Status(state, run, progress, estimate, queue, doubt, all_losses(results), results)
 
 
 def print_status(found: Status, console: Console, *, now: datetime) -> None:
     """Print a status as short tables."""
     for line in _summary_lines(found, now):
         console.out(line, highlight=False)
+    if not found.results.is_dir():
+        console.out(f"no losses can be told: {found.results} is not there; say with --results where the results are", highlight=False)
     run = found.run
     if found.state in ("running", "not known"):
         rows = [[job.rule, job.name, _span(job, now), found.progress.get(job.number, "")] for job in run.of_state(RUNNING)]
@@ -163,6 +174,7 @@ def _as_json(found: Status, now: datetime) -> dict[str, Any]:
         "state": found.state,
         "began": None if run.began is None else str(run.began),
         "log": str(run.path),
+        "results": str(found.results),
         "jobs_planned": run.total,
         "jobs_finished": len(run.of_state(FINISHED)),
         "jobs": jobs,

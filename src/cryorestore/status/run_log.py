@@ -11,7 +11,7 @@ from cryorestore.errors import CryorestoreError
 FINISHED, FAILED, RUNNING = "finished", "failed", "running"
 _TIME = re.compile(r"^\[(\w{3} \w{3} +\d+ \d\d:\d\d:\d\d \d{4})\]$")
 _BEGIN = re.compile(r"^ *(?:local)?(?:rule|checkpoint) (\w+):$")
-_FIELD = re.compile(r"^ +(log|jobid|benchmark|wildcards): (.*)$")
+_FIELD = re.compile(r"^ +(log|jobid|benchmark|wildcards|output): (.*)$")
 _FINISHED = re.compile(r"^Finished jobid: (\d+)")
 _FAILED = re.compile(r"^Error in rule (\w+)")
 _COUNT = re.compile(r"^(\w+) +(\d+)$")
@@ -27,6 +27,7 @@ class RunJob:
     log: str = ""
     benchmark: str = ""
     wildcards: str = ""
+    output: str = ""
     began: datetime | None = None
     ended: datetime | None = None
     state: str = RUNNING
@@ -60,9 +61,21 @@ class RunLog:
         return [job for job in self.jobs.values() if job.state == state]
 
     @property
+    def results(self) -> Path | None:
+        """The folder that the outputs of all jobs are in, each in that of its data set; None before a job with an output has begun."""
+        possible = [_folders_above(job) for job in self.jobs.values() if job.dataset and job.output]
+        return max(set.intersection(*possible), key=lambda folder: len(folder.parts), default=None) if possible else None
+
+    @property
     def total(self) -> int:
         """All planned jobs."""
         return sum(self.planned.values())
+
+
+def _folders_above(job: RunJob) -> set[Path]:
+    """Of a job's first output, the folders that hold one named like its data set."""
+    parents = Path(job.output.split(", ")[0]).parents
+    return {folder.parent for folder in parents if folder.name == job.dataset}
 
 
 def latest_run(folder: Path) -> RunLog:
