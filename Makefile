@@ -85,6 +85,14 @@ bench-joint: $(PRODUCT) ## particles without map or poses restore themselves: al
 bench-joint-quick: $(PRODUCT) ## two small cells of it
 	$(BIN)/python benchmarks/joint/measure.py --quick
 
+bench-restoration: $(PRODUCT) ## restoration quality of every lane, docs/benchmark.md (hours; goes on where it was stopped; quiet machine)
+	$(BIN)/python benchmarks/restoration/measure.py
+	$(BIN)/python benchmarks/restoration/conformers.py
+	$(BIN)/python benchmarks/restoration/page.py
+
+bench-restoration-quick: $(PRODUCT) ## small sets at one SNR, at most four minutes: the order at the top is checked
+	$(BIN)/python benchmarks/restoration/measure.py --quick
+
 peers-topaz: $(PEERS) ## Topaz-Denoise (GPL-3), for the method topaz
 	.venv-peers/bin/python $(PIP_INSTALL) --no-deps topaz-em==0.3.20
 
