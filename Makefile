@@ -85,8 +85,8 @@ bench-joint: $(PRODUCT) ## particles without map or poses restore themselves: al
 bench-joint-quick: $(PRODUCT) ## two small cells of it
 	$(BIN)/python benchmarks/joint/measure.py --quick
 
-bench-restoration: $(PRODUCT) ## restoration quality of every lane, docs/benchmark.md (hours; goes on where it was stopped; quiet machine)
-	$(BIN)/python benchmarks/restoration/measure.py
+bench-restoration: $(PRODUCT) ## restoration quality of every lane, docs/benchmark.md (hours; goes on where it was stopped)
+	seq $(WORKERS) | xargs -P $(WORKERS) -I{} $(BIN)/python benchmarks/restoration/measure.py
 	$(BIN)/python benchmarks/restoration/conformers.py
 	$(BIN)/python benchmarks/restoration/page.py
 

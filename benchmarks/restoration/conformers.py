@@ -7,15 +7,14 @@ and their means are averaged with the weights of their evidence. The third confo
 """
 
 import argparse
-import hashlib
 import json
 from pathlib import Path
 
 import torch
+from keys import key_of, lock
 from simulation import BOX, ROTATION_ERROR, SHIFT_ERROR, Particles, gain, second_conformer, simulate, true_volume
 from torch import Tensor
 
-from cryorestore.config import code_version
 from cryorestore.files import read_json, write_json
 from cryorestore.metrics import mean_interval, score_images
 from cryorestore.molecule import load_molecule
@@ -24,6 +23,8 @@ from cryorestore.project import FourierVolume
 from cryorestore.provenance import code_commit
 
 CELLS = Path(__file__).with_name("conformers")
+WORK = Path("results/bench-restoration")
+MODULES = ("posterior.local", "metrics", "molecule", "project", "ctf", "geometry")
 MINORITY = 0.3
 BATCH = 16
 
@@ -38,13 +39,12 @@ def main() -> None:
     torch.set_num_threads(1)
     for seed in options.seeds:
         settings = {"count": options.count, "snr": options.snr, "seed": seed, "minority": MINORITY}
-        own = "".join(Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("conformers.py", "simulation.py"))
-        content = [settings, code_version("posterior.local"), code_version("metrics"), own]
-        key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+        key = key_of(settings, MODULES, ("conformers.py", "simulation.py"))
         path = CELLS / f"snr{options.snr:g}_seed{seed}.json"
-        if not path.exists() or read_json(path)["key"] != key:
-            write_json(path, {"key": key, "settings": settings, "commit": code_commit(), "nmse": measure(settings)})
-        print(path.name, json.dumps(read_json(path)["nmse"]), flush=True)
+        with lock(WORK / "locks" / f"conformers_{path.stem}", wait=False) as held:
+            if held and (not path.exists() or read_json(path)["key"] != key):
+                write_json(path, {"key": key, "settings": settings, "commit": code_commit(), "nmse": measure(settings)})
+                print(path.name, json.dumps(read_json(path)["nmse"]), flush=True)
 
 
 def measure(settings: dict) -> dict:

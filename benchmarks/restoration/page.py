@@ -1,17 +1,24 @@
 """Write docs/benchmark.md and its figures from the measured cells: python benchmarks/restoration/page.py."""
 
+import base64
 import json
+import zlib
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import scipy.stats
-from simulation import PIXEL, SNR_STRUCTURAL
+from numpy.typing import NDArray
+from simulation import BOX, PIXEL, SNR_STRUCTURAL
+from targets import target_table
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
+from cryorestore.config import load_configuration
 from cryorestore.files import atomic_path
 
 ROOT = Path(__file__).parents[2]
@@ -20,42 +27,42 @@ CONFORMERS = Path(__file__).with_name("conformers")
 PAGE = ROOT / "docs/benchmark.md"
 FIGURES = ROOT / "docs/benchmark"
 TEXT = Path(__file__).with_name("page.md")
-"""What is said beside the tables, by hand; `<!-- tables -->` is replaced."""
-COLUMNS = ("NMSE", "PSNR (dB)", "SSIM", "FRC 0.5 (Å)", "slope", "structural residual", "evaluations", "s a particle", "training (s)")
+"""What is said beside the tables, by hand; `<!-- tables -->` and `<!-- figures -->` are replaced."""
+COLUMNS = ("NMSE", "PSNR (dB)", "SSIM", "FRC 0.5 (Å)", "slope", "structural residual", "evaluations", "particles/s", "training (s)")
 MAPS = {"none": "no map", "true": "true map", "own": "own map"}
+GROUP = ("molecule", "structure", "snr", "count", "half")
+MAIN = {"snr": 0.05, "structure": "none", "seed": 1, "molecule": "demo"}
 
 
 def main() -> None:
     """Write page and figures."""
     cells = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(CELLS.glob("*.json"))]
-    measured = [cell for cell in cells if "scores" in cell]
-    parts = [table(group, cells) for group in groups(measured)]
-    names = [frc_figure(measured), evaluations_figure(measured)]
-    figures = "\n\n".join(f"![{name.partition('.')[0].replace('_', ' ')}](benchmark/{name})" for name in names if name)
-    text = TEXT.read_text(encoding="utf-8").replace(
-        "<!-- tables -->", "\n".join([*parts, limit_table(measured), calibration_table(measured), conformer_table(), missing(cells)])
-    )
+    conformers = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(CONFORMERS.glob("*.json"))]
+    parts = [target_table(cells, conformers), *(table(group, cells) for group in groups(cells))]
+    parts += [limit_table(cells), calibration_table(cells), conformer_table(conformers), absent(cells)]
+    chosen = [cell for cell in cells if all(cell["settings"][name] == value for name, value in MAIN.items())]
+    names = [draw(chosen) for draw in (montage_figure, frc_figure, evaluations_figure)] if chosen else []
+    figures = "\n\n".join(f"![{name.partition('.')[0]}](benchmark/{name})" for name in names)
+    text = TEXT.read_text(encoding="utf-8").replace("<!-- tables -->", "\n".join(part for part in parts if part))
     with atomic_path(PAGE) as temporary:
         temporary.write_text(text.replace("<!-- figures -->", figures), encoding="utf-8")
 
 
-def groups(cells: list[dict]) -> list[tuple[str, str, float, int, int]]:
-    """Molecule, structural noise, SNR, scored particles and particles of a half: one table each, highest SNR first."""
-    names = ("molecule", "structure", "snr", "count", "half")
-    found = {tuple(cell["settings"][name] for name in names) for cell in cells}
-    return sorted(found, key=lambda group: (group[0] != "demo", group[1] != "none", group[1], -group[2], group[3]))
+def groups(cells: list[dict]) -> list[tuple[Any, ...]]:
+    """Molecule, structural noise, SNR, scored particles and particles of a half: one table each, the embedded molecule's and the main SNR's first."""
+    found = {tuple(cell["settings"][name] for name in GROUP) for cell in cells}
+    return sorted(found, key=lambda group: (group[0] != "demo", group[1] != "none", group[1], group[2] != MAIN["snr"], -group[2], group[3]))
 
 
-def table(group: tuple[str, str, float, int, int], cells: list[dict]) -> str:
+def table(group: tuple[Any, ...], cells: list[dict]) -> str:
     """One table, its rows in order of NMSE."""
     molecule, structure, snr, count, half = group
     rows = defaultdict(list)
     for cell in cells:
-        settings = cell["settings"]
-        if tuple(settings[name] for name in ("molecule", "structure", "snr", "count", "half")) == group and "scores" in cell:
-            rows[cell["name"], settings["map"]].append(cell)
+        if tuple(cell["settings"][name] for name in GROUP) == group:
+            rows[cell["name"], cell["settings"]["map"]].append(cell)
     noise = "white noise" if structure == "none" else f"structural noise: {structure} (SNR {SNR_STRUCTURAL} before the CTF), and white noise"
-    name = "7PBL" if molecule == "demo" else Path(molecule).name.partition(".")[0]
+    name = "7PBL" if molecule == "demo" else f"{molecule.upper()}, which no network has seen"
     head = [f"### {name}, SNR {snr:g}, {noise}", "", f"{count} scored particles a seed; own maps from {half:,} particles a half.", ""]
     head += ["| lane | map | seeds | " + " | ".join(COLUMNS) + " |", "|" + "---|" * (3 + len(COLUMNS))]
     order = sorted(rows.items(), key=lambda item: np.mean([cell["scores"]["nmse"]["mean"] for cell in item[1]]))
@@ -66,10 +73,10 @@ def row(lane: str, kind: str, cells: list[dict]) -> str:
     """One row: means over seeds with their 95 % interval (t; of one seed the bootstrap interval over particles)."""
     scores = [cell["scores"] for cell in cells]
     texts = [interval(scores, name, digits) for name, digits in (("nmse", 4), ("psnr", 2), ("ssim", 3))]
-    residuals = [score["structural_residual"] for score in scores]
-    texts += [mean([score["frc05"] for score in scores], "{:.2f}", "never crosses"), mean([score["slope"] for score in scores], "{:.3f}", "–")]
-    texts += [mean(residuals, "{:.3f}", "–"), str(cells[0]["evaluations"]), mean([cell.get("seconds_a_particle") for cell in cells], "{:.4f}", "–")]
-    texts.append(mean([cell.get("training", {}).get("training_seconds") for cell in cells], "{:.0f}", "–"))
+    texts += [mean([score["frc05"] for score in scores], "{:.2f}", "never crosses"), mean([score["slope"] for score in scores], "{:.3f}")]
+    texts += [mean([score["structural_residual"] for score in scores], "{:.3f}"), str(cells[0]["evaluations"])]
+    texts += [mean([cell.get("particles_a_second") for cell in cells], "{:.3g}")]
+    texts.append(mean([cell.get("training", {}).get("seconds") for cell in cells], "{:.0f}"))
     few = f" ({scores[0]['particles']} particles)" if scores[0]["particles"] < cells[0]["settings"]["count"] else ""
     return f"| `{lane}`{few} | {MAPS[kind]} | {len(cells)} | " + " | ".join(texts) + " |"
 
@@ -84,7 +91,7 @@ def interval(scores: list[dict], name: str, digits: int) -> str:
     return f"{np.mean(values):.{digits}f} ± {half:.{digits}f}"
 
 
-def mean(values: list[float | None], form: str, absent: str) -> str:
+def mean(values: Iterable[float | None], form: str, absent: str = "–") -> str:
     """Mean of the values that are there."""
     present = [value for value in values if value is not None]
     return form.format(np.mean(present)) if present else absent
@@ -93,35 +100,40 @@ def mean(values: list[float | None], form: str, absent: str) -> str:
 def limit_table(cells: list[dict]) -> str:
     """How the limit converged."""
     lines = ["### The limit: predicted and actual error of the posterior of the true map", ""]
-    lines += ["| SNR | seed | particles | draws of rotations | actual NMSE | predicted NMSE | rotations that count (median) | within 15 % |"]
+    lines += ["| SNR | structural noise | seed | draws of rotations | actual NMSE | predicted NMSE | rotations that count (median) | within 15 % |"]
     lines += ["|---|---|---|---|---|---|---|---|"]
-    for cell in sorted((cell for cell in cells if cell["name"] == "limit"), key=lambda cell: (-cell["settings"]["snr"], cell["settings"]["seed"])):
+    found = [cell for cell in cells if cell["name"] == "limit"]
+    for cell in sorted(found, key=lambda cell: (cell["settings"]["structure"], -cell["settings"]["snr"], cell["settings"]["seed"])):
         for stage in cell["stages"]:
             within = "yes" if abs(stage["predicted"] / stage["actual"] - 1) < 0.15 else "no"
             figures = f"{stage['actual']:.4f} | {stage['predicted']:.4f} | {stage['effective_rotations']:.0f} | {within}"
-            draws = " + ".join(map(str, stage["draws"]))
-            lines.append(f"| {cell['settings']['snr']:g} | {cell['settings']['seed']} | {cell['scores']['particles']} | {draws} | {figures} |")
-    return "\n".join([*lines, ""])
+            settings, draws = cell["settings"], " + ".join(map(str, stage["draws"]))
+            lines.append(f"| {settings['snr']:g} | {settings['structure']} | {settings['seed']} | {draws} | {figures} |")
+    return "\n".join([*lines, ""]) if found else ""
 
 
 def calibration_table(cells: list[dict]) -> str:
     """Whether the posterior's deviations tell the errors."""
     lines = ["### Uncertainty: what the posterior's deviation says of the error of each pixel", ""]
-    lines += ["| lane | map | SNR | seeds | pixels within the 90 % interval | predicted over actual squared error |", "|---|---|---|---|---|---|"]
+    lines += [
+        "| lane | map | particles | seeds | pixels within the 90 % interval | predicted over actual squared error |",
+        "|---|---|---|---|---|---|",
+    ]
     found = defaultdict(list)
     for cell in cells:
         if "calibration" in cell:
-            found[cell["name"], cell["settings"]["map"], cell["settings"]["structure"], -cell["settings"]["snr"]].append(cell["calibration"])
-    for (lane, kind, structure, snr), figures in sorted(found.items()):
+            settings = cell["settings"]
+            where = settings["molecule"] != "demo", settings["structure"] != "none", settings["structure"], -settings["snr"], settings["molecule"]
+            found[cell["name"], settings["map"], *where].append(cell["calibration"])
+    for (lane, kind, _, _, structure, snr, molecule), figures in sorted(found.items()):
         coverage, ratio = (np.mean([figure[name] for figure in figures]) for name in ("coverage_90", "predicted_over_actual"))
-        noise = "" if structure == "none" else f", {structure}"
-        lines.append(f"| `{lane}` | {MAPS[kind]} | {-snr:g}{noise} | {len(figures)} | {coverage:.3f} | {ratio:.2f} |")
-    return "\n".join([*lines, ""])
+        noise = ("" if structure == "none" else f", {structure}") + ("" if molecule == "demo" else f", {molecule.upper()}")
+        lines.append(f"| `{lane}` | {MAPS[kind]} | SNR {-snr:g}{noise} | {len(figures)} | {coverage:.3f} | {ratio:.2f} |")
+    return "\n".join([*lines, ""]) if found else ""
 
 
-def conformer_table() -> str:
+def conformer_table(cells: list[dict]) -> str:
     """NMSE of three conformers under three sets of maps, mean over seeds."""
-    cells = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(CONFORMERS.glob("*.json"))]
     if not cells:
         return ""
     settings = cells[0]["settings"]
@@ -135,47 +147,71 @@ def conformer_table() -> str:
     return "\n".join([*lines, ""])
 
 
-def missing(cells: list[dict]) -> str:
-    """Lanes that could not run, with their reason."""
-    reasons = {cell["name"]: cell["unavailable"] for cell in cells if "unavailable" in cell}
-    return "\n".join(f"`{name}` was left out: {reason}" for name, reason in sorted(reasons.items()))
+def absent(cells: list[dict]) -> str:
+    """Lanes without a cell."""
+    methods = load_configuration({"datasets": ["demo"]}).settings["demo"]["methods"]
+    names = [f"`{name}`" for name in methods if name not in {cell["name"] for cell in cells}]
+    reason = "`topaz` and `bm3d` need a program that is not installed by default ([method](method.md#lanes)), the others were not reached"
+    return f"Without a cell: {', '.join(names)}. {reason}.\n" if names and cells else ""
 
 
-def frc_figure(cells: list[dict]) -> str | None:
+def by_error(cells: list[dict]) -> list[dict]:
+    """Cells in order of their NMSE."""
+    return sorted(cells, key=lambda cell: cell["scores"]["nmse"]["mean"])
+
+
+def montage_figure(cells: list[dict]) -> str:
+    """The same particles by every lane, on one grey scale."""
+    shown = [(f"{cell['name']}, {MAPS[cell['settings']['map']]}", unpacked(cell["examples"])) for cell in by_error(cells)]
+    shown = [("clean", unpacked(cell["clean"])) for cell in cells if "clean" in cell] + shown
+    columns = 2
+    rows = -(-len(shown) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(9, 1.35 * rows), squeeze=False)
+    for place in axes.flat:
+        place.axis("off")
+    for place, (name, images) in zip(axes.T.flat, shown, strict=False):
+        place.imshow(np.concatenate(images, axis=1), cmap="gray", vmin=0, vmax=255)
+        place.set_title(name, fontsize=7, pad=2)
+    figure.tight_layout(pad=0.4)
+    return saved(figure, "montage.png")
+
+
+def unpacked(text: str) -> NDArray[np.uint8]:
+    """What measure.py packed."""
+    return np.frombuffer(zlib.decompress(base64.b64decode(text)), np.uint8).reshape(-1, BOX, BOX)
+
+
+def frc_figure(cells: list[dict]) -> str:
     """Mean FRC curves of all lanes at SNR 0.05, white noise, first seed."""
-    wanted = {"snr": 0.05, "structure": "none", "seed": 1, "molecule": "demo"}
-    chosen = [cell for cell in cells if all(cell["settings"][name] == value for name, value in wanted.items())]
-    if not chosen:
-        return None
-    figure, axes = plt.subplots(figsize=(8, 5))
-    for cell in sorted(chosen, key=lambda cell: cell["scores"]["nmse"]["mean"]):
+    figure, axes = plt.subplots(figsize=(9, 5.5))
+    styles = [(color, style) for style in ("-", "--", ":") for color in plt.rcParams["axes.prop_cycle"].by_key()["color"]]
+    for cell, (color, style) in zip(by_error(cells), styles, strict=False):
         curve = np.array(cell["scores"]["frc"])
         frequency = np.arange(len(curve)) / (2 * (len(curve) - 1) * PIXEL)
-        axes.plot(frequency, curve, label=f"{cell['name']}, {MAPS[cell['settings']['map']]}", linewidth=1)
-    axes.set(xlabel="spatial frequency (1/Å)", ylabel="FRC to the clean image", ylim=(-0.1, 1.02), title="SNR 0.05, white noise")
-    axes.legend(fontsize=7, ncols=2)
+        axes.plot(frequency, curve, style, color=color, label=f"{cell['name']}, {MAPS[cell['settings']['map']]}", linewidth=1)
+    axes.set(xlabel="spatial frequency (1/Å)", ylabel="FRC to the clean image", ylim=(-0.1, 1.02), title="SNR 0.05, white noise, seed 1")
+    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return saved(figure, "frc.svg")
 
 
-def evaluations_figure(cells: list[dict]) -> str | None:
+def evaluations_figure(cells: list[dict]) -> str:
     """PSNR against network evaluations at SNR 0.05."""
-    chosen = [cell for cell in cells if cell["settings"]["snr"] == 0.05 and cell["settings"]["structure"] == "none" and cell["name"] != "limit"]
-    if not chosen:
-        return None
-    figure, axes = plt.subplots(figsize=(8, 4))
-    for cell in chosen:
-        place = max(cell["evaluations"], 0.5), cell["scores"]["psnr"]["mean"]
-        axes.semilogx(*place, "o", markersize=4)
-        axes.annotate(f"{cell['name']}, {MAPS[cell['settings']['map']]}", place, fontsize=6, xytext=(4, 0), textcoords="offset points")
-    axes.set(xlabel="network evaluations a particle (0.5: none)", ylabel="PSNR (dB)", title="SNR 0.05, white noise")
+    figure, axes = plt.subplots(figsize=(9, 5))
+    for cell in cells:
+        if cell["name"] != "raw":
+            place = max(cell["evaluations"], 0.5), cell["scores"]["psnr"]["mean"]
+            axes.semilogx(*place, "o", markersize=4)
+            axes.annotate(f"{cell['name']}, {MAPS[cell['settings']['map']]}", place, fontsize=6, xytext=(4, 0), textcoords="offset points")
+    axes.set(xlabel="network evaluations a particle (0.5: none)", ylabel="PSNR (dB)", title="SNR 0.05, white noise, seed 1")
     return saved(figure, "evaluations.svg")
 
 
 def saved(figure: plt.Figure, name: str) -> str:
     """Write a figure, the same bytes for the same cells."""
     plt.rcParams["svg.hashsalt"] = "cryorestore"
+    stamps = {"Date": None} if name.endswith("svg") else {"Software": None}
     with atomic_path(FIGURES / name) as temporary:
-        figure.savefig(temporary, bbox_inches="tight", metadata={"Date": None})
+        figure.savefig(temporary, bbox_inches="tight", metadata=stamps, dpi=100)
     plt.close(figure)
     return name
 

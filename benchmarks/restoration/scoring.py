@@ -21,10 +21,16 @@ def score(restored: Tensor, particles: Particles, *, seed: int) -> dict:
     return result | {"structural_residual": structural_residual(restored - clean, particles.structural)}
 
 
+def without_mean(images: Tensor) -> Tensor:
+    """Each image less its mean, which no restoration may claim."""
+    return images - images.mean((-2, -1), keepdim=True)
+
+
 def structural_residual(error: Tensor, structural: Tensor) -> float | None:
     """How much of the structural noise is left: the regression of the error on the structural image, over the set; 1 for raw, None without any."""
-    power = float(structural.double().square().sum())
-    return float((error.double() * structural.double()).sum()) / power if power > 0 else None
+    error, structural = without_mean(error.double()), without_mean(structural.double())
+    power = float(structural.square().sum())
+    return float((error * structural).sum()) / power if power > 0 else None
 
 
 def calibration(restored: Tensor, deviation: Tensor, clean: Tensor) -> dict:
@@ -35,6 +41,6 @@ def calibration(restored: Tensor, deviation: Tensor, clean: Tensor) -> dict:
     """
     axis = torch.arange(clean.shape[-1]) - clean.shape[-1] // 2
     disc = (axis[:, None] ** 2 + axis**2) <= (clean.shape[-1] / 3) ** 2
-    error = (clean - restored)[:, disc]
+    error = without_mean(clean - restored)[:, disc]
     inside = error.abs() <= 1.645 * deviation[:, disc]
     return {"coverage_90": float(inside.float().mean()), "predicted_over_actual": float(deviation[:, disc].square().mean() / error.square().mean())}

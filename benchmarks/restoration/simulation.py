@@ -112,14 +112,12 @@ def simulate(
 
 
 def structural_noise(structure: str, molecule: Molecule, count: int, *, snr: float, generator: np.random.Generator) -> Tensor:
-    """Images of one of STRUCTURES before the CTF, of variance var(projection) / SNR_STRUCTURAL, mean over the set."""
+    """Images of one of STRUCTURES before the CTF, of the variance `structural_power`, mean over the set; neighbours are as bright as the particle."""
     if structure == "none":
         return torch.zeros(count, BOX, BOX)
-    factor = gain(molecule, snr)
     y, x = np.mgrid[:BOX, :BOX] - BOX // 2
-    views = random_rotations(64, generator)
-    projections = factor * project_molecule(molecule, views, np.zeros((64, 2)), box_size=BOX, pixel_size=PIXEL)
     if structure == "neighbours":
+        factor, views = gain(molecule, snr), random_rotations(64, generator)
         angle = generator.uniform(0, 2 * np.pi, 64)
         offsets = 44 * np.stack([np.cos(angle), np.sin(angle)], 1)  # px: two particles of 43 px that touch
         beside = factor * project_molecule(molecule, views, offsets, box_size=2 * BOX, pixel_size=PIXEL)[:, 32:96, 32:96]
@@ -135,9 +133,17 @@ def structural_noise(structure: str, molecule: Molecule, count: int, *, snr: flo
     if structure == "contaminants":
         along = -x * np.sin(angle) + y * np.cos(angle) - generator.uniform(-24, 24, (count, 1, 1))
         images = np.exp(-(across**2 + along**2) / (2 * generator.uniform(3, 7, (count, 1, 1)) ** 2))
-    spread = np.sqrt(images.var((1, 2)).mean())
-    wanted = np.sqrt(float(projections.var((1, 2), correction=0).mean()) / SNR_STRUCTURAL)
-    return torch.from_numpy((images - images.mean((1, 2), keepdims=True)) * wanted / spread).float()
+    factor = np.sqrt(structural_power(structure, molecule, snr=snr) / images.var((1, 2)).mean())
+    return torch.from_numpy((images - images.mean((1, 2), keepdims=True)) * factor).float()
+
+
+def structural_power(structure: str, molecule: Molecule, *, snr: float) -> float:
+    """Variance of the structural noise before the CTF: that of projections over SNR_STRUCTURAL."""
+    if structure == "none":
+        return 0.0
+    views = random_rotations(64, np.random.default_rng(0))
+    projections = gain(molecule, snr) * project_molecule(molecule, views, np.zeros((64, 2)), box_size=BOX, pixel_size=PIXEL)
+    return float(projections.var((1, 2), correction=0).mean()) / SNR_STRUCTURAL
 
 
 def true_volume(molecule: Molecule, scale: float) -> Tensor:

@@ -161,6 +161,8 @@ def test_the_code_version_covers_what_a_module_imports_and_nothing_else():
     assert "io.star" in _closure("extract")
     assert "training" not in _closure("extract")
     assert "logs" not in _closure("extract")
+    assert not [name for name in _closure("extract", without=("io",)) if name.startswith("io")]
+    assert "ctf" in _closure("pairs", without=("io",))
     assert len({code_version(step.module) for step in STEPS.values()}) == len({step.module for step in STEPS.values()})
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import Collection
 from functools import cache
 from pathlib import Path
 
@@ -14,13 +15,15 @@ WITHOUT_EFFECT = frozenset({"errors", "logs", "provenance"})
 """Modules that say what happens and do not change what comes out."""
 
 
-def code_version(module: str) -> str:
+def code_version(module: str, *, without: Collection[str] = ()) -> str:
     """Hash `cryorestore.<module>` with every module of the library that it imports, directly or not, and the pages' parts where one renders them.
 
     Parameters
     ----------
     module
         Dotted name below the package, such as `posterior.sampling`.
+    without
+        Modules, or packages with all that is in them, that are left out with what they alone import.
 
     Returns
     -------
@@ -28,7 +31,7 @@ def code_version(module: str) -> str:
         Twelve hexadecimal digits.
     """
     digest = hashlib.sha256()
-    for name in sorted(_closure(module)):
+    for name in sorted(_closure(module, without)):
         digest.update(name.encode())
         source = _file_of(name).read_bytes()
         digest.update(source)
@@ -37,12 +40,13 @@ def code_version(module: str) -> str:
     return digest.hexdigest()[:12]
 
 
-def _closure(module: str) -> set[str]:
+def _closure(module: str, without: Collection[str] = ()) -> set[str]:
     found: set[str] = set()
     waiting = [module]
     while waiting:
         name = waiting.pop()
-        if name not in found:
+        left_out = any(name == other or name.startswith(f"{other}.") for other in without)
+        if name not in found and not left_out:
             found.add(name)
             waiting.extend(_imports(name))
     return found

@@ -1,0 +1,143 @@
+"""The learned lanes: every network gets the same pairs and the same processor time, however that is shared between diffusion and post-processing."""
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from halves import FILES, MODULES, SETTINGS, Half
+from keys import key_of, lock
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from cryorestore.config import has_posterior
+from cryorestore.diffusion.denoiser import load_denoiser
+from cryorestore.files import read_json, write_json
+from cryorestore.training import train_diffusion, train_postprocess
+from cryorestore.training_data import TrainingPairs
+
+FIRST_SHARE = 0.6
+"""Part of the time that goes to the diffusion network of a lane that has a post-processing network too; restoring the pairs for that one counts."""
+PROBE_STEPS, PROBE_REPEATS, PROBE_PAIRS = (2, 10), 3, 320
+"""Lengths of the short trainings that tell what a step costs; of the repeats the fastest counts, for other programs slow them down."""
+BATCH, AVERAGED = 32, 20
+"""Images of a step, and the part of the steps (one in so many) that the running mean of the weights spans."""
+VALIDATIONS = 12
+NETWORK_MODULES = ("training", "pairs", "diffusion.sampler")
+NETWORK_FILES = (*FILES, "networks.py")
+
+
+def network_settings(lane: str, half: Half, kind: str) -> dict[str, Any]:
+    """All that a lane's networks follow from."""
+    method = SETTINGS["methods"][lane]
+    settings = {"method": method, "diffusion": SETTINGS["diffusion"], "posterior": SETTINGS["posterior"], "kind": kind, "seed": half.seed}
+    settings |= {"postprocess": SETTINGS["postprocess"]} if method["postprocess"] else {}
+    return settings | {name: getattr(half.scale, name) for name in ("half", "pairs", "seconds", "tiers")}
+
+
+def networks(lane: str, half: Half, kind: str) -> tuple[dict[str, Path], dict[str, Any]]:
+    """Weights of a lane, trained once for all tiers, and what the training took."""
+    key = key_of(network_settings(lane, half, kind), (*NETWORK_MODULES, *MODULES), NETWORK_FILES)
+    folder = half.work / "networks" / f"{lane}_{kind}_seed{half.seed}_{key}"
+    weights = {"diffusion_weights": folder / "diffusion.safetensors"}
+    if SETTINGS["methods"][lane]["postprocess"]:
+        weights["postprocess_weights"] = folder / "postprocess.safetensors"
+    with lock(folder / "training.lock"):
+        if not (folder / "training.json").exists():
+            pairs = half.pairs(kind, with_posterior=has_posterior(SETTINGS["methods"][lane]))
+            write_json(folder / "training.json", train(lane, pairs, folder, weights, seconds=half.scale.seconds, seed=half.seed))
+    return weights, read_json(folder / "training.json")
+
+
+def train(lane: str, pairs: Path, folder: Path, weights: Mapping[str, Path], *, seconds: float, seed: int) -> dict[str, Any]:
+    """Train within the time; a training that was interrupted goes on, with the numbers of steps that its start settled on."""
+    method, begun, resumed = SETTINGS["methods"][lane], time.process_time(), (folder / "work").exists()
+    first, common = {name: method[name] for name in ("condition", "network", "prediction")}, _common("diffusion", seed)
+    share = FIRST_SHARE if method["postprocess"] else 1.0
+
+    def diffusion(data: Path, where: Path, steps: int) -> None:
+        train_diffusion(pairs=data, **first, **_files(weights["diffusion_weights"], where), **_length(steps), **common)
+
+    steps = _settled(folder / "diffusion_plan.json", pairs, diffusion, seconds=share * seconds)
+    spent = time.process_time() - begun
+    diffusion(pairs, folder / "work", steps["steps"])
+    facts = {"diffusion_steps": steps["steps"], "seconds": time.process_time() - begun - spent}
+    if method["postprocess"]:
+        then, light = {name: method[name] for name in ("sampler", "sampler_steps")}, _common("postprocess", seed)
+
+        def postprocess(data: Path, where: Path, steps: int) -> None:
+            files = _files(weights["postprocess_weights"], where) | {"diffusion_weights": weights["diffusion_weights"]}
+            train_postprocess(pairs=data, **then, **files, **_length(steps), **light)
+
+        left = (1 - share) * seconds - seconds_to_restore(pairs, weights["diffusion_weights"], **then)
+        steps = _settled(folder / "postprocess_plan.json", pairs, postprocess, seconds=left)
+        begun = time.process_time()
+        postprocess(pairs, folder / "work", steps["steps"])
+        facts |= {"postprocess_steps": steps["steps"], "seconds": facts["seconds"] + time.process_time() - begun}
+    shutil.rmtree(folder / "work", ignore_errors=True)
+    return facts | {"seconds": None if resumed else round(facts["seconds"], 1)}
+
+
+def _common(section: str, seed: int) -> dict[str, Any]:
+    names = ("size", "learning_rate", *(("loss", "beta_start", "beta_end", "timesteps") if section == "diffusion" else ()))
+    return {name: SETTINGS[section][name] for name in names} | {
+        "batch_size": BATCH,
+        "patience": 10**6,
+        "device": "cpu",
+        "precision": "auto",
+        "threads": 1,
+        "seed": seed,
+    }
+
+
+def _files(weights: Path, where: Path) -> dict[str, Path]:
+    return {"weights": weights, "history": weights.with_name(f"{weights.stem}_history.csv"), "work_dir": where}
+
+
+def _length(steps: int) -> dict[str, Any]:
+    ema_decay = 1 - AVERAGED / max(steps, 2 * AVERAGED)
+    return {"steps": steps, "warmup_steps": min(50, steps // 4), "validation_every": max(1, steps // VALIDATIONS), "ema_decay": ema_decay}
+
+
+def _settled(plan: Path, pairs: Path, training: Callable[[Path, Path, int], None], *, seconds: float) -> dict[str, Any]:
+    """How many steps fit into the time, by two short trainings on a few pairs whose weights are written over later; kept, for the learning rate
+    follows from it.
+    """
+    if not plan.exists():
+        few, work = plan.with_name("probe.safetensors"), plan.with_name("probe")
+        _take(pairs, few, PROBE_PAIRS)
+        took: dict[int, list[float]] = {steps: [] for steps in PROBE_STEPS}
+        for steps in PROBE_STEPS * PROBE_REPEATS:
+            begun = time.process_time()
+            training(few, work, steps)
+            took[steps].append(time.process_time() - begun)
+        short, long = (min(took[steps]) for steps in PROBE_STEPS)
+        step = max((long - short) / (PROBE_STEPS[1] - PROBE_STEPS[0]), 1e-3)
+        few.unlink()
+        shutil.rmtree(work, ignore_errors=True)
+        write_json(plan, {"steps": max(20, round(seconds / step)), "seconds_a_step": round(step, 5)})
+    return dict(read_json(plan))
+
+
+def seconds_to_restore(pairs: Path, weights: Path, *, sampler: str, sampler_steps: int) -> float:
+    """Processor seconds that restoring all pairs will take."""
+    denoiser = load_denoiser(weights, device="cpu", precision="auto")
+    data = TrainingPairs(pairs, denoiser.frame.condition)
+    rows = data.spread_rows(64)
+    images = data.read(denoiser.frame.condition, rows)
+    begun = time.process_time()
+    with torch.no_grad():
+        denoiser.restore(images, sampler=sampler, steps=sampler_steps, seeds=list(range(len(rows))))
+    return (time.process_time() - begun) / len(rows) * data.count
+
+
+def _take(pairs: Path, few: Path, count: int) -> None:
+    """The first pairs of a file, a tenth of them held out."""
+    with safe_open(pairs, framework="pt") as file:
+        tensors = {name: file.get_slice(name)[:count].contiguous() for name in file.keys()}  # noqa: SIM118 (a file, not a dictionary)
+        config = json.loads(file.metadata()["config"])
+    kept = len(next(iter(tensors.values())))
+    save_file(tensors, few, metadata={"config": json.dumps(config | {"validation_from": kept - kept // 10})})
