@@ -1,27 +1,15 @@
 """cryorestore: restore single-particle cryo-EM images, reconstruct, and show how far to trust the result."""
 
-import gc
-import os
-import sys
-
 from snakemake.utils import min_version
 
 min_version("9.27")
 
-# Planning makes many objects that stay: looking through them for garbage again and again takes a fifth of the time.
-gc.set_threshold(200_000, 50, 100)
 
-# The library reaches this file and every script from here, whatever environment a step runs in.
-SOURCE = os.path.join(workflow.basedir, "src")
-sys.path.insert(0, SOURCE)
-os.environ.update(
-    PYTHONPATH=os.pathsep.join(filter(None, [SOURCE, os.environ.get("PYTHONPATH")]))
-)
-
-
+include: "rules/library.smk"
 include: "rules/common.smk"
 include: "rules/resources.smk"
 include: "rules/targets.smk"
+include: "rules/run.smk"
 
 
 pathvars:
@@ -29,15 +17,6 @@ pathvars:
 
 
 container: CONFIGURATION.container
-
-
-wildcard_constraints:
-    dataset=one_of(CONFIGURATION.settings),
-    stack=r"raw|restored\.[a-z0-9+-]+|fused\.(marginal|mean-pose)",
-    method="[a-z0-9+-]+",
-    half="[12]",
-    fold="[12]",
-    change=one_of(cryorestore.config.CHANGED_MAPS),
 
 
 localrules:
@@ -87,16 +66,6 @@ rule report:
         report_targets(),
 
 
-onstart:
-    check_disk()
-    check_cluster()
-
-
-onerror:
-    if "reprocess" in workflow.dag_settings.targets:
-        summarize_unfinished(log)
-
-
 include: "rules/prepare.smk"
 include: "rules/poses.smk"
 include: "rules/reconstruct.smk"
@@ -105,19 +74,3 @@ include: "rules/restore.smk"
 include: "rules/controls.smk"
 include: "rules/evaluate.smk"
 include: "rules/report.smk"
-
-
-# Every rule is looked at for every file: those that no data set asks for are left out, which planning is the faster for.
-if any(
-    settings["restore"]["cross_fit"] for settings in CONFIGURATION.settings.values()
-):
-
-    include: "rules/folds.smk"
-
-
-if any(
-    settings["controls"]["level"] == "full"
-    for settings in CONFIGURATION.settings.values()
-):
-
-    include: "rules/controls_full.smk"

@@ -22,6 +22,15 @@ def one_of(names):
     return "|".join(names) or "(?!)"
 
 
+wildcard_constraints:
+    dataset=one_of(CONFIGURATION.settings),
+    stack=r"raw|restored\.[a-z0-9+-]+|fused\.(marginal|mean-pose)",
+    method="[a-z0-9+-]+",
+    half="[12]",
+    fold="[12]",
+    change=one_of(cryorestore.config.CHANGED_MAPS),
+
+
 def datasets_restored_in(several_shards):
     """The data sets whose halves are restored whole, in several shards or in one, as a constraint of the wildcard."""
     return one_of(
@@ -50,6 +59,11 @@ def datasets_with_poses(found):
         for name, settings in CONFIGURATION.settings.items()
         if cryorestore.config.finds_poses(settings) == found
     )
+
+
+def any_data_set(is_so):
+    """Whether the settings of any data set are so."""
+    return any(map(is_so, CONFIGURATION.settings.values()))
 
 
 # Parameters

@@ -132,3 +132,9 @@ rule control_raw:
         code_version=code_version("control_raw"),
     script:
         "../scripts/control_raw.py"
+
+
+# Every rule is looked at for every file: those that no data set asks for are left out, which planning is the faster for.
+if any_data_set(lambda settings: settings["controls"]["level"] == "full"):
+
+    include: "controls_full.smk"

@@ -148,3 +148,9 @@ rule restore_unposed:
         code_version=code_version("restore_unposed"),
     script:
         "../scripts/restore_unposed.py"
+
+
+# Every rule is looked at for every file: those that no data set asks for are left out, which planning is the faster for.
+if any_data_set(lambda settings: settings["restore"]["cross_fit"]):
+
+    include: "folds.smk"

@@ -45,6 +45,13 @@ def placeholders(folder, *names):
             Path(path).touch()
 
 
+def test_the_snakefile_is_one_page_and_every_rules_file_is_included():
+    text = (ROOT / "Snakefile").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 80
+    every = text + "".join(path.read_text(encoding="utf-8") for path in (ROOT / "rules").glob("*.smk"))
+    assert all(f'{path.name}"' in every for path in (ROOT / "rules").glob("*.smk"))
+
+
 def test_all_shipped_data_sets_are_planned_in_one_run(tmp_path):
     placeholders(tmp_path / "data", *DATASETS)
     done = dry_run(tmp_path, "--config", f"datasets=[{','.join(DATASETS)}]", f"data_root={tmp_path / 'data'}")
