@@ -1,6 +1,7 @@
 """Keep a run's figures, and make docs/results.md from all that are kept.
 
 usage: python benchmarks/results/collect.py demo "make demo"      keeps results/demo as benchmarks/results/demo.json
+       python benchmarks/results/collect.py --controls "make demo-full"   keeps what every control of results/demo found
        python benchmarks/results/collect.py --clone LOG           keeps what `make demo`, `make demo`, `make test` printed in a fresh clone
        python benchmarks/results/collect.py --page                writes docs/results.md
 """
@@ -29,6 +30,8 @@ def main() -> None:
     """Keep one run, or write the page."""
     if sys.argv[1:] == ["--page"]:
         PAGE.write_text(page(), encoding="utf-8")
+    elif sys.argv[1] == "--controls":
+        write(HERE / "controls.json", controls_found("demo", sys.argv[2]))
     elif sys.argv[1] == "--clone":
         write(HERE / "fresh_clone.json", clone_runs(Path(sys.argv[2]).read_text(encoding="utf-8")))
     else:
@@ -63,6 +66,17 @@ def collected(name: str, command: str) -> dict[str, Any]:
     return {"command": command, "machine": f"{os.cpu_count()} cores, {platform.machine()}, no GPU", "seconds_wall": elapsed(name), "methods": methods}
 
 
+def controls_found(name: str, command: str) -> dict[str, Any]:
+    """Verdicts of every control of results/NAME."""
+    found: dict[str, Any] = {}
+    for path in sorted((Path("results") / name).glob("control.*/control.json")):
+        control = json.loads(path.read_text())
+        found.setdefault(control["name"], {})[control["method"]] = {key: control[key] for key in ("verdict", "score", "threshold", "text")}
+    summary = json.loads((Path("results") / name / "summary.json").read_text())
+    run = {"command": command, "commit": summary["commit"], "machine": f"{os.cpu_count()} cores, {platform.machine()}, no GPU"}
+    return {**run, "seconds_wall": elapsed(name), "controls": found}
+
+
 def elapsed(name: str) -> int | None:
     """Seconds that Snakemake's last whole run of this data set took, from its log."""
     for log in sorted(Path(".snakemake/log").glob("*.log"), reverse=True):
@@ -90,7 +104,7 @@ def page() -> str:
     clone = HERE / "fresh_clone.json"
     if clone.is_file():
         parts += ["## A fresh clone", *clone_section(json.loads(clone.read_text()))]
-    controls = HERE.parent / "controls/demo.json"
+    controls = HERE / "controls.json"
     if controls.is_file():
         parts += ["## Controls on the demo", *control_section(json.loads(controls.read_text()))]
     samplers = HERE.parent / "samplers/results.json"
@@ -161,15 +175,15 @@ def clone_section(clone: dict[str, Any]) -> list[str]:
 
 
 def control_section(found: dict[str, Any]) -> list[str]:
-    """What the controls that train nothing found, in their own words."""
+    """What every control found, in its own words."""
     rows = ["| control | method | verdict | score | threshold | what was found |", "|---|---|---|---|---|---|"]
-    for name, methods in found.items():
+    for name, methods in found["controls"].items():
         for method, control in methods.items():
             cells = [f"`{name}`", f"`{method}`", control["verdict"], number(control["score"], 3), number(control["threshold"], 3), control["text"]]
             rows.append("| " + " | ".join(cells) + " |")
     return [
-        "Command: `python benchmarks/controls/measure.py results demo raw,phase_randomised,shared_network,particle_number,junk ours`, put to a "
-        "finished demo; one seed. [Validity](validity.md#controls) says what each score is and what it gates.",
+        f"Command: `{found['command']}` ({found['machine']}; {found['seconds_wall'] / 60:.1f} minutes after installation; commit {found['commit'][:12]}); "
+        "one seed. [Validity](validity.md#controls) says what each score is and what it gates.",
         "\n".join(rows),
     ]
 
