@@ -182,8 +182,8 @@ def control_section(found: dict[str, Any]) -> list[str]:
             cells = [f"`{name}`", f"`{method}`", control["verdict"], number(control["score"], 3), number(control["threshold"], 3), control["text"]]
             rows.append("| " + " | ".join(cells) + " |")
     return [
-        f"Command: `{found['command']}` ({found['machine']}; {found['seconds_wall'] / 60:.1f} minutes after installation; commit {found['commit'][:12]}); "
-        "one seed. [Validity](validity.md#controls) says what each score is and what it gates.",
+        f"Command: `{found['command']}` ({found['machine']}; {found['seconds_wall'] / 60:.1f} minutes after installation; "
+        f"commit {found['commit'][:12]}); one seed. [Validity](validity.md#controls) says what each score is and what it gates.",
         "\n".join(rows),
     ]
 
