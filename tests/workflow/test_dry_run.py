@@ -233,6 +233,7 @@ def test_the_slurm_profile_goes_to_the_gpu_partition_where_networks_run():
         *CONTROLS,
         *FULL_ON_GPUS,
         *FOLDS_ON_GPUS,
+        "find_poses",
     }
     assert profile["rerun-triggers"] == ["mtime", "params", "input", "code"]
 
