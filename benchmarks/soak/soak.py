@@ -2,8 +2,8 @@
 
 usage: python benchmarks/soak/soak.py [--kills N] [--seed N] [--folder results/soak]
 A run is hit until it ends before the next kill: each time it goes on from where it was, until a moment that is drawn anew. By turns one step's
-process is killed, or Snakemake with all its steps. Each run is entered into benchmarks/soak/results.json and docs/hpc.md when its results have been compared; started
-again, the soak goes on after the last one. It ends with code 1 at the first run whose results differ, and leaves that run's folder.
+process is killed, or Snakemake with all its steps. Each run is entered into benchmarks/soak/results.json and docs/hpc.md when its results have been
+compared; started again, the soak goes on after the last one. It ends with code 1 at the first run whose results differ, and leaves that run's folder.
 """
 
 import argparse
@@ -55,9 +55,10 @@ def write_page(figures: dict[str, Any]) -> None:
     """Put the figures into the page about clusters."""
     hit = ", ".join(f"`{rule}` {count}" for rule, count in figures["running_when_killed"].items())
     text = (
-        f"`make soak` kills one step, or Snakemake with all its steps, with `kill -9` at random moments of the small chain, and goes on again and again "
-        f"until the chain ends: {figures['kills_made']} kills in {figures['runs_made']} runs (seed {figures['seed']}, commit {figures['commit'][:12]}). "
-        f"Runs with a result that is not the undisturbed run's, byte by byte: {figures['runs_that_differ']}. What ran when it was killed: {hit}.\n"
+        "`make soak` kills one step, or Snakemake with all its steps, with `kill -9` at random moments of the small chain, and goes on again and again "
+        f"until the chain ends: {figures['kills_made']} kills in {figures['runs_made']} runs (seed {figures['seed']}, "
+        f"commit {figures['commit'][:12]}). Runs with a result that is not the undisturbed run's, byte by byte: {figures['runs_that_differ']}. "
+        f"What ran when it was killed: {hit}.\n"
     )
     before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
     PAGE.write_text(before + BEGIN + text + END + rest.partition(END)[2], encoding="utf-8")
