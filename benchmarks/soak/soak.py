@@ -55,8 +55,8 @@ def write_page(figures: dict[str, Any]) -> None:
     """Put the figures into the page about clusters."""
     hit = ", ".join(f"`{rule}` {count}" for rule, count in figures["running_when_killed"].items())
     text = (
-        "`make soak` kills one step, or Snakemake with all its steps, with `kill -9` at random moments of the small chain, and goes on again and again "
-        f"until the chain ends: {figures['kills_made']} kills in {figures['runs_made']} runs (seed {figures['seed']}, "
+        "`make soak` kills one step, or Snakemake with all its steps, with `kill -9` at random moments of the small chain, and goes on again "
+        f"and again until the chain ends: {figures['kills_made']} kills in {figures['runs_made']} runs (seed {figures['seed']}, "
         f"commit {figures['commit'][:12]}). Runs with a result that is not the undisturbed run's, byte by byte: {figures['runs_that_differ']}. "
         f"What ran when it was killed: {hit}.\n"
     )
