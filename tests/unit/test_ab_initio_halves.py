@@ -17,7 +17,7 @@ from helpers import BOX, PIXEL, blob_map, simulate_particles, write_particles
 pytestmark = pytest.mark.slow
 
 MASK = {"mask_radius": 36.0, "mask_edge": 8.0}
-SEARCH = {**MASK, "bg_radius": 13.0, "shift_range": 4.0, "max_resolution": 16.0, "seeds": 1, "iterations": 24, "images": 60}
+SEARCH = {**MASK, "bg_radius": 13.0, "shift_range": 4.0, "max_resolution": 10.0, "seeds": 1, "iterations": 24, "images": 60}
 
 
 def find_both(folder, volume, *, signal):
@@ -26,8 +26,8 @@ def find_both(folder, volume, *, signal):
     for half in (1, 2):
         here = folder / f"half{half}"
         here.mkdir()
-        data = simulate_particles(180, sigma=1.0, seed=half, volume=volume * signal, shift=0.8)
-        star = write_particles(here, data, extra={"rlnRandomSubset": np.full(180, half)})
+        data = simulate_particles(300, sigma=1.0, seed=half, volume=volume * signal, shift=0.8)
+        star = write_particles(here, data, extra={"rlnRandomSubset": np.full(300, half)})
         found = {f"half{half}_{name}": here / file for name, file in (("star", "found.star"), ("map", "found.mrc"), ("figures", "found.json"))}
         written = dict(zip(("found_star", "found_map", "figures_json"), found.values(), strict=True))
         find_poses(star=star, **written, work_dir=here / "work", seed=10 * half, **SEARCH)

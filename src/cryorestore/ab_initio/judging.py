@@ -115,7 +115,9 @@ def verdict_of(correlation: Tensor, figures: list[Mapping[str, Any]], *, diamete
     """
     agreed, wanted = last_shell_above(correlation), int(np.ceil(DETAIL * box_size / diameter_px))
     doubts = []
-    if agreed < wanted:
+    if len(correlation) <= wanted:
+        doubts.append(f"the search ended at shell {len(correlation) - 1}, expected {wanted} at least; set poses.max_resolution finer")
+    elif agreed < wanted:
         doubts.append(f"the halves' maps agree to shell {agreed} only (FSC {THRESHOLD}), expected {wanted} at least")
     for half, figure in enumerate(figures, start=1):
         explained = figure["passes"][-1]["with_evidence"]
