@@ -64,8 +64,9 @@ test-browser: $(DEV) ## the report in a headless Chromium: of a made-up run, and
 soak: fuzz $(DEV) ## fuzz, then kill -9 at 50 random moments of the tiny chain, each run to its end again (an hour or more; goes on where it was stopped)
 	$(BIN)/python benchmarks/soak/soak.py
 
-fuzz: $(DEV) ## ten thousand damaged files through every reader (minutes); the figures go to benchmarks/fuzz/results.json
+fuzz: $(DEV) ## ten thousand damaged files through every reader (minutes); the figures go to benchmarks/fuzz/results.json and docs/troubleshooting.md
 	$(BIN)/python tests/fuzz/run.py --count 10000 --json benchmarks/fuzz/results.json
+	$(BIN)/python tests/fuzz/table.py
 
 bench-extraction: $(PRODUCT) ## extraction and normalization beside relion_preprocess, then their memory (an hour; quiet machine)
 	$(BIN)/python benchmarks/extraction/measure.py

@@ -43,7 +43,10 @@ def load_weights(path: str | Path, *, kind: str) -> tuple[dict[str, Tensor], dic
         If either cannot be read, they do not belong together, or they are another kind of network.
     """
     metadata = _metadata(path)
-    description: dict[str, Any] = read_json(description_path(path))
+    description = read_json(description_path(path))
+    if not isinstance(description, dict):
+        found = type(description).__name__
+        raise CryorestoreError(f"{description_path(path)}: found {found}, expected the description of weights; copy both files from one training")
     if metadata.get("fingerprint") != description.get("fingerprint"):
         raise CryorestoreError(f"{path}: does not belong to {description_path(path)} (their fingerprints differ); copy both from one training")
     if description.get("kind") != kind:
@@ -67,7 +70,7 @@ def load_checkpoint(path: Path, *, key: str) -> tuple[dict[str, Tensor], dict[st
     """Tensors and state, or None where there is no checkpoint or it belongs to other parameters or pairs (`state["key"]`): that one is removed."""
     if not path.exists():
         return None
-    state: dict[str, Any] = json.loads(_metadata(path).get("state", "{}"))
+    state = _state(path)
     if state.get("key") != key:
         get_logger().warning("%s: belongs to other parameters or other training pairs; it is discarded and training starts anew", path)
         path.unlink()
@@ -90,6 +93,17 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
         laid_out = torch.empty_like(parameter).copy_(tensor) if tensor.shape == parameter.shape else tensor
         state.setdefault(int(number), {})[name] = laid_out.detach()
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+
+
+def _state(path: Path) -> dict[str, Any]:
+    text = _metadata(path).get("state", "{}")
+    try:
+        state = json.loads(text)
+    except ValueError as error:
+        raise CryorestoreError(f"{path}: its state cannot be read as JSON ({error}); remove it, and the training starts anew") from error
+    if not isinstance(state, dict):
+        raise CryorestoreError(f"{path}: found a state of {type(state).__name__}, expected keys and values; remove it, and the training starts anew")
+    return state
 
 
 def _metadata(path: str | Path) -> dict[str, str]:

@@ -3,6 +3,7 @@
 import gzip
 import os
 import pickle
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,6 +168,11 @@ def _exchanged_network(folder: Path) -> None:
     (folder / "network.json").write_text('{"fingerprint": "other", "kind": "diffusion"}', encoding="utf-8")
 
 
+def _described_by_a_number(folder: Path) -> None:
+    _exchanged_network(folder)
+    (folder / "network.json").write_text("7", encoding="utf-8")
+
+
 def _noise_of_another(folder: Path) -> None:
     files.table(folder)
     files.reference(folder)
@@ -178,12 +184,24 @@ def _movie(folder: Path) -> None:
     write_map(folder / "mics/a.mrc", np.zeros((5, 16, 16)), pixel_size=1.5)
 
 
-def _cut_tiff(folder: Path) -> None:
-    files.micrographs(folder, "10 10 16 16\n")
-    (folder / "mics/a.mrc").unlink()
-    tifffile.imwrite(folder / "mics/a.tif", np.zeros((64, 64), np.uint16))
-    os.truncate(folder / "mics/a.tif", 5000)
-    files.edit(folder / "micrographs.star", "a.mrc", "a.tif")
+def spoiled_tiff(spoil: Callable[[Path], None]) -> Make:
+    """A micrograph as TIFF that is spoiled."""
+
+    def make(folder: Path) -> None:
+        files.micrographs(folder, "10 10 16 16\n")
+        (folder / "mics/a.mrc").unlink()
+        tifffile.imwrite(folder / "mics/a.tif", np.zeros((64, 64), np.uint16))
+        spoil(folder / "mics/a.tif")
+        files.edit(folder / "micrographs.star", "a.mrc", "a.tif")
+
+    return make
+
+
+def _two_heights(path: Path) -> None:
+    """Give the tag ImageLength, which is one number, two."""
+    with tifffile.TiffFile(path) as file:
+        place = file.pages.first.tags["ImageLength"].offset
+    files.put(path, place + 2, struct.pack("<HIHH", 3, 2, 64, 64))
 
 
 def picked(lines: str) -> Make:
@@ -245,7 +263,8 @@ CASES = {
     "picks-outside": Case("all picks outside", picked("500 500 16 16\n"), EXTRACT, r"0 particles"),
     "picks-none": Case("no picks", picked(""), EXTRACT, r"0 particles"),
     "movie": Case("micrograph is a movie", _movie, EXTRACT, r"mics/a\.mrc: found 5 images, expected one micrograph"),
-    "tiff-cut": Case("TIFF cut short", _cut_tiff, EXTRACT, r"mics/a\.tif: .*found 5000 bytes.*cut short"),
+    "tiff-cut": Case("TIFF cut short", spoiled_tiff(lambda path: os.truncate(path, 5000)), EXTRACT, r"mics/a\.tif: .*found 5000 bytes.*cut short"),
+    "tiff-tag": Case("TIFF with a damaged tag", spoiled_tiff(_two_heights), EXTRACT, r"mics/a\.tif: cannot be read as TIFF"),
     "cs-cut": Case(".cs cut short", _cut_table_of_cryosparc, FROM_CS, r"particles\.cs: cannot be read as a cryoSPARC table"),
     "csdat-cut": Case(".cs of the newer form cut short", _csdat, FROM_CS, r"particles\.cs: cannot be read as a cryoSPARC table \(field blob/path"),
     "cs-pickle": Case("pickle named .cs", written("particles.cs", pickle.dumps(Payload())), FROM_CS, r"particles\.cs: .*is a pickle, which is never"),
@@ -253,8 +272,12 @@ CASES = {
     "cs-twice": Case("particle twice in .cs", lambda folder: files.cryosparc(folder, uids=[1, 2, 2]), FROM_CS, "row 2: found uid 2 2 times"),
     "cs-fields": Case(".cs without images", lambda folder: files.cryosparc(folder, drop=("blob/path",)), FROM_CS, "fields blob/path are missing"),
     "cs-uid": Case(".cs without uid", lambda folder: files.cryosparc(folder, drop=("uid",)), FROM_CS, "field uid is missing"),
+    "cs-pose": Case(
+        "pose is NaN in .cs", lambda folder: files.cryosparc(folder, turn=np.nan), FROM_CS, r"row 2: found alignments3D/pose 0, 0, nan, expected"
+    ),
     "network-pickle": Case("network as PyTorch's .pt", _pickled_network, RESTORE, r"network\.pt: .*never loaded"),
     "network-other": Case("network beside another's JSON", _exchanged_network, RESTORE, r"network\.pt: does not belong to network\.json"),
+    "network-number": Case("network described by a number", _described_by_a_number, RESTORE, r"network\.json: found int, expected the description"),
     "noise": Case("noise.json of something else", _noise_of_another, RESTORE, r"noise\.json: found no noise and signal of a half \('noise_power'\)"),
     "molecule": Case("molecule is none", written("molecule.pdb", b"nothing\n"), SIMULATE, r"molecule\.pdb: "),
     "key": Case("misspelt key", configured("extract: {boxsize: 64}"), CHECK, r"mine\.yaml|extract\.boxsize.*did you mean box_size"),

@@ -59,15 +59,17 @@ def reference(folder: Path) -> None:
     (folder / "noise.json").write_text(json.dumps(content), encoding="utf-8")
 
 
-def cryosparc(folder: Path, *, count: int = 3, uids: list[int] | None = None, drop: tuple[str, ...] = ()) -> Path:
-    """particles.cs in NumPy's form."""
+def cryosparc(folder: Path, *, count: int = 3, uids: list[int] | None = None, drop: tuple[str, ...] = (), turn: float = 0.5) -> Path:
+    """particles.cs in NumPy's form; `turn` is an element of the second pose."""
     fields = [("uid", "u8"), ("blob/path", "S12"), ("blob/idx", "u4"), ("blob/shape", "u4", (2,)), ("blob/psize_A", "f4")]
+    fields += [("alignments3D/pose", "f4", (3,))]
     records = np.zeros(count, [field for field in fields if field[0] not in drop])
     if "uid" not in drop:
         records["uid"] = uids or range(1, count + 1)
     if "blob/path" not in drop:
         records["blob/path"], records["blob/idx"] = b">stack.mrcs", range(count)
     records["blob/psize_A"] = PIXEL
+    records["alignments3D/pose"][1, 2] = turn
     with (folder / "particles.cs").open("wb") as handle:
         np.save(handle, records, allow_pickle=False)
     return folder / "particles.cs"

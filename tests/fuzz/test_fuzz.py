@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from fuzz.table import BEGIN, END, FIGURES, PAGE, table
+
 FILES = 1000
 
 
@@ -22,3 +24,9 @@ def test_a_thousand_damaged_files_are_read_or_refused():
     outcomes = figures["outcomes"].values()
     assert sum(sum(counts.values()) for counts in outcomes) == FILES
     assert all(counts["refused"] > 0 and counts["read"] > 0 for counts in outcomes)
+
+
+def test_the_documentation_shows_the_last_run_of_ten_thousand_and_it_found_no_fault():
+    assert PAGE.read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0] == table()
+    figures = json.loads(FIGURES.read_text(encoding="utf-8"))
+    assert (figures["files"], figures["faults"]) == (10000, [])

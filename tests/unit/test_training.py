@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from cryorestore import training_tasks
+from cryorestore.checkpoint import load_checkpoint
 from cryorestore.devices import select_device
 from cryorestore.diffusion.denoiser import load_denoiser
 from cryorestore.errors import CryorestoreError
@@ -179,6 +180,13 @@ def test_the_end_of_the_jobs_time_stops_it(diffusion):
     with pytest.raises(SystemExit) as stopped:
         diffusion(runtime_minutes=0.0)
     assert stopped.value.code == 75
+
+
+@pytest.mark.parametrize(("state", "facts"), [('{"key": ', "its state cannot be read as JSON"), ("7", "found a state of int, expected keys")])
+def test_a_checkpoint_with_a_damaged_state_is_refused(tmp_path, state, facts):
+    save_file({"a": torch.zeros(2)}, tmp_path / "checkpoint.safetensors", {"state": state})
+    with pytest.raises(CryorestoreError, match=rf"checkpoint\.safetensors: {facts}.*remove it, and the training starts anew"):
+        load_checkpoint(tmp_path / "checkpoint.safetensors", key="one")
 
 
 def test_a_checkpoint_of_other_parameters_is_discarded_with_a_message(diffusion, monkeypatch, caplog):

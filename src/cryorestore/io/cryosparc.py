@@ -37,6 +37,8 @@ OPTICS_FIELDS = {
     "rlnMicrographPixelSize": "location/micrograph_psize_A",
 }
 PICK_FIELDS = {"location/micrograph_path", "location/micrograph_shape", "location/center_x_frac", "location/center_y_frac"}
+_LARGEST_TURN = 1000.0
+"""Radians: rotation vectors are a few; beyond this they are no turn that single precision can tell"""
 _UNCONVERTED = ("ctf/tilt_A", "ctf/trefoil_A", "ctf/tetra_A", "ctf/anisomag")
 
 
@@ -71,7 +73,7 @@ def read_cs(paths: Sequence[str | Path], datadir: str | Path | None = None) -> S
     groups, optics = _optics(fields)
     columns: dict[str, Cells] = {"rlnImageName": _image_names(fields, datadir)} if "blob/path" in fields else {}
     columns["rlnOpticsGroup"] = groups
-    columns |= _ctf_columns(fields) | _alignment_columns(fields) | _location_columns(fields) | _sign_column(fields, first)
+    columns |= _ctf_columns(fields) | _alignment_columns(fields, first) | _location_columns(fields) | _sign_column(fields, first)
     columns[UID] = [str(uid) for uid in fields["uid"]]
     blocks = {"optics": optics, "particles": columns}
     return StarFile(first, {name: StarBlock.from_columns(values, source=f"{first}, {name}") for name, values in blocks.items()})
@@ -141,9 +143,10 @@ def _ctf_columns(fields: Fields) -> dict[str, Cells]:
     }
 
 
-def _alignment_columns(fields: Fields) -> dict[str, Cells]:
+def _alignment_columns(fields: Fields, path: Path) -> dict[str, Cells]:
     columns: dict[str, Cells] = {}
     if "alignments3D/pose" in fields:
+        _check_poses(fields["alignments3D/pose"], path)
         angles = rotation_vectors_to_euler(fields["alignments3D/pose"])
         columns |= {name: angles[:, axis] for axis, name in enumerate(("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"))}
     if "alignments3D/shift" in fields:
@@ -157,6 +160,15 @@ def _alignment_columns(fields: Fields) -> dict[str, Cells]:
     if "alignments3D/class" in fields:
         columns["rlnClassNumber"] = fields["alignments3D/class"].astype(np.int64) + 1
     return columns
+
+
+def _check_poses(vectors: NDArray[Any], path: Path) -> None:
+    wrong = np.flatnonzero(~(np.abs(vectors.reshape(-1, 3)) <= _LARGEST_TURN).all(axis=1))
+    if wrong.size:
+        found = ", ".join(f"{value:g}" for value in vectors[wrong[0]].tolist())
+        raise CryorestoreError(
+            f"{path}: row {int(wrong[0]) + 1}: found alignments3D/pose {found}, expected a rotation vector in radians; export the particles again"
+        )
 
 
 def _location_columns(fields: Fields) -> dict[str, Cells]:
