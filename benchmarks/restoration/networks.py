@@ -15,17 +15,17 @@ from safetensors.torch import save_file
 
 from cryorestore.config import has_posterior
 from cryorestore.diffusion.denoiser import load_denoiser
-from cryorestore.files import read_json, write_json
+from cryorestore.files import atomic_path, read_json, write_json
 from cryorestore.training import train_diffusion, train_postprocess
 from cryorestore.training_data import TrainingPairs
 
-FIRST_SHARE = 0.6
-"""Part of the time that goes to the diffusion network of a lane that has a post-processing network too; restoring the pairs for that one counts."""
+FIRST_SHARE, RESTORING_SHARE = 0.5, 0.25
+"""Parts of the time: of the diffusion network where a post-processing network follows, and at most of restoring pairs for that one."""
 PROBE_STEPS, PROBE_REPEATS, PROBE_PAIRS = (2, 10), 3, 320
 """Lengths of the short trainings that tell what a step costs; of the repeats the fastest counts, for other programs slow them down."""
 BATCH, AVERAGED = 32, 20
 """Images of a step, and the part of the steps (one in so many) that the running mean of the weights spans."""
-VALIDATIONS = 12
+VALIDATIONS, LEAST_STEPS = 12, 20
 NETWORK_MODULES = ("training", "pairs", "diffusion.sampler")
 NETWORK_FILES = (*FILES, "networks.py")
 
@@ -53,32 +53,41 @@ def networks(lane: str, half: Half, kind: str) -> tuple[dict[str, Path], dict[st
 
 
 def train(lane: str, pairs: Path, folder: Path, weights: Mapping[str, Path], *, seconds: float, seed: int) -> dict[str, Any]:
-    """Train within the time; a training that was interrupted goes on, with the numbers of steps that its start settled on."""
-    method, begun, resumed = SETTINGS["methods"][lane], time.process_time(), (folder / "work").exists()
+    """Train within the time; what was interrupted goes on, with the numbers of steps that its start settled on."""
+    method = SETTINGS["methods"][lane]
     first, common = {name: method[name] for name in ("condition", "network", "prediction")}, _common("diffusion", seed)
-    share = FIRST_SHARE if method["postprocess"] else 1.0
 
     def diffusion(data: Path, where: Path, steps: int) -> None:
         train_diffusion(pairs=data, **first, **_files(weights["diffusion_weights"], where), **_length(steps), **common)
 
-    steps = _settled(folder / "diffusion_plan.json", pairs, diffusion, seconds=share * seconds)
-    spent = time.process_time() - begun
-    diffusion(pairs, folder / "work", steps["steps"])
-    facts = {"diffusion_steps": steps["steps"], "seconds": time.process_time() - begun - spent}
-    if method["postprocess"]:
-        then, light = {name: method[name] for name in ("sampler", "sampler_steps")}, _common("postprocess", seed)
+    if not method["postprocess"]:
+        return {"diffusion": _stage(folder / "diffusion", pairs, diffusion, seconds=seconds)}
+    facts = {"diffusion": _stage(folder / "diffusion", pairs, diffusion, seconds=FIRST_SHARE * seconds)}
+    then, light = {name: method[name] for name in ("sampler", "sampler_steps")}, _common("postprocess", seed)
 
-        def postprocess(data: Path, where: Path, steps: int) -> None:
-            files = _files(weights["postprocess_weights"], where) | {"diffusion_weights": weights["diffusion_weights"]}
-            train_postprocess(pairs=data, **then, **files, **_length(steps), **light)
+    def postprocess(data: Path, where: Path, steps: int) -> None:
+        files = _files(weights["postprocess_weights"], where) | {"diffusion_weights": weights["diffusion_weights"]}
+        train_postprocess(pairs=data, **then, **files, **_length(steps), **light)
 
-        left = (1 - share) * seconds - seconds_to_restore(pairs, weights["diffusion_weights"], **then)
-        steps = _settled(folder / "postprocess_plan.json", pairs, postprocess, seconds=left)
-        begun = time.process_time()
-        postprocess(pairs, folder / "work", steps["steps"])
-        facts |= {"postprocess_steps": steps["steps"], "seconds": facts["seconds"] + time.process_time() - begun}
-    shutil.rmtree(folder / "work", ignore_errors=True)
-    return facts | {"seconds": None if resumed else round(facts["seconds"], 1)}
+    few, each = folder / "pairs.safetensors", seconds_to_restore(pairs, weights["diffusion_weights"], **then)
+    if not few.exists():
+        _take(pairs, few, round(RESTORING_SHARE * seconds / each))
+    restoring = each * TrainingPairs(few, ["clean"]).count
+    facts["postprocess"] = _stage(folder / "postprocess", few, postprocess, seconds=(1 - FIRST_SHARE) * seconds - restoring)
+    few.unlink()
+    return facts
+
+
+def _stage(state: Path, pairs: Path, training: Callable[[Path, Path, int], None], *, seconds: float) -> dict[str, Any]:
+    """One training, at most once: its pairs and steps, and the processor seconds that it took (None where it was interrupted)."""
+    done, interrupted = state.with_suffix(".done.json"), state.exists()
+    if not done.exists():
+        steps, begun = _settled(state, pairs, training, seconds=seconds), time.process_time()
+        training(pairs, state, steps)
+        took = None if interrupted else round(time.process_time() - begun, 1)
+        write_json(done, {"pairs": TrainingPairs(pairs, ["clean"]).count, "steps": steps, "seconds": took})
+        shutil.rmtree(state, ignore_errors=True)
+    return dict(read_json(done))
 
 
 def _common(section: str, seed: int) -> dict[str, Any]:
@@ -86,6 +95,7 @@ def _common(section: str, seed: int) -> dict[str, Any]:
     return {name: SETTINGS[section][name] for name in names} | {
         "batch_size": BATCH,
         "patience": 10**6,
+        "checkpoint_minutes": 1.0,
         "device": "cpu",
         "precision": "auto",
         "threads": 1,
@@ -102,42 +112,46 @@ def _length(steps: int) -> dict[str, Any]:
     return {"steps": steps, "warmup_steps": min(50, steps // 4), "validation_every": max(1, steps // VALIDATIONS), "ema_decay": ema_decay}
 
 
-def _settled(plan: Path, pairs: Path, training: Callable[[Path, Path, int], None], *, seconds: float) -> dict[str, Any]:
-    """How many steps fit into the time, by two short trainings on a few pairs whose weights are written over later; kept, for the learning rate
+def _settled(state: Path, pairs: Path, training: Callable[[Path, Path, int], None], *, seconds: float) -> int:
+    """How many steps fit into the time, by short trainings on a few pairs, whose weights are written over later; kept, for the learning rate
     follows from it.
     """
+    plan, few, probe = state / "plan.json", state / "probe.safetensors", state / "probe"
     if not plan.exists():
-        few, work = plan.with_name("probe.safetensors"), plan.with_name("probe")
         _take(pairs, few, PROBE_PAIRS)
         took: dict[int, list[float]] = {steps: [] for steps in PROBE_STEPS}
         for steps in PROBE_STEPS * PROBE_REPEATS:
             begun = time.process_time()
-            training(few, work, steps)
+            training(few, probe, steps)
             took[steps].append(time.process_time() - begun)
         short, long = (min(took[steps]) for steps in PROBE_STEPS)
         step = max((long - short) / (PROBE_STEPS[1] - PROBE_STEPS[0]), 1e-3)
         few.unlink()
-        shutil.rmtree(work, ignore_errors=True)
-        write_json(plan, {"steps": max(20, round(seconds / step)), "seconds_a_step": round(step, 5)})
-    return dict(read_json(plan))
+        shutil.rmtree(probe, ignore_errors=True)
+        write_json(plan, {"steps": max(LEAST_STEPS, round(seconds / step)), "seconds_a_step": round(step, 5)})
+    return int(read_json(plan)["steps"])
 
 
 def seconds_to_restore(pairs: Path, weights: Path, *, sampler: str, sampler_steps: int) -> float:
-    """Processor seconds that restoring all pairs will take."""
+    """Processor seconds that restoring one pair takes."""
     denoiser = load_denoiser(weights, device="cpu", precision="auto")
     data = TrainingPairs(pairs, denoiser.frame.condition)
-    rows = data.spread_rows(64)
+    rows, took = data.spread_rows(32), []
     images = data.read(denoiser.frame.condition, rows)
-    begun = time.process_time()
-    with torch.no_grad():
-        denoiser.restore(images, sampler=sampler, steps=sampler_steps, seeds=list(range(len(rows))))
-    return (time.process_time() - begun) / len(rows) * data.count
+    for _ in range(PROBE_REPEATS):
+        begun = time.process_time()
+        with torch.no_grad():
+            denoiser.restore(images, sampler=sampler, steps=sampler_steps, seeds=list(range(len(rows))))
+        took.append((time.process_time() - begun) / len(rows))
+    return min(took)
 
 
 def _take(pairs: Path, few: Path, count: int) -> None:
-    """The first pairs of a file, a tenth of them held out."""
+    """Write at most so many pairs of a file, evenly spread, a tenth of them from those held out."""
     with safe_open(pairs, framework="pt") as file:
-        tensors = {name: file.get_slice(name)[:count].contiguous() for name in file.keys()}  # noqa: SIM118 (a file, not a dictionary)
-        config = json.loads(file.metadata()["config"])
-    kept = len(next(iter(tensors.values())))
-    save_file(tensors, few, metadata={"config": json.dumps(config | {"validation_from": kept - kept // 10})})
+        names, config = list(file.keys()), json.loads(file.metadata()["config"])
+        data = TrainingPairs(pairs, names)
+        learned, held_out = data.spread_rows(count - count // 10), data.spread_rows(count // 10, held_out=True)
+        tensors = {name: torch.cat([file.get_slice(name)[row : row + 1] for row in (*learned, *held_out)]) for name in names}
+    with atomic_path(few) as temporary:
+        save_file(tensors, temporary, metadata={"config": json.dumps(config | {"validation_from": len(learned)})})

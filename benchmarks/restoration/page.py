@@ -76,9 +76,15 @@ def row(lane: str, kind: str, cells: list[dict]) -> str:
     texts += [mean([score["frc05"] for score in scores], "{:.2f}", "never crosses"), mean([score["slope"] for score in scores], "{:.3f}")]
     texts += [mean([score["structural_residual"] for score in scores], "{:.3f}"), str(cells[0]["evaluations"])]
     texts += [mean([cell.get("particles_a_second") for cell in cells], "{:.3g}")]
-    texts.append(mean([cell.get("training", {}).get("seconds") for cell in cells], "{:.0f}"))
+    texts.append(mean([training_seconds(cell) for cell in cells], "{:.0f}"))
     few = f" ({scores[0]['particles']} particles)" if scores[0]["particles"] < cells[0]["settings"]["count"] else ""
     return f"| `{lane}`{few} | {MAPS[kind]} | {len(cells)} | " + " | ".join(texts) + " |"
+
+
+def training_seconds(cell: dict) -> float | None:
+    """Processor seconds of all trainings of a lane; None where it has none, or where one was interrupted."""
+    seconds = [stage["seconds"] for stage in cell.get("training", {}).values()]
+    return None if not seconds or None in seconds else sum(seconds)
 
 
 def interval(scores: list[dict], name: str, digits: int) -> str:
