@@ -1,5 +1,9 @@
-"""Write docs/benchmark.md and its figures from the measured cells: python benchmarks/restoration/page.py."""
+"""Write docs/benchmark.md and its figures from the measured cells: python benchmarks/restoration/page.py [--check].
 
+--check writes nothing and fails where the page is not what the cells say.
+"""
+
+import argparse
 import base64
 import json
 import zlib
@@ -35,17 +39,30 @@ MAIN = {"snr": 0.05, "structure": "none", "seed": 1, "molecule": "demo"}
 
 
 def main() -> None:
-    """Write page and figures."""
+    """Write page and figures, or compare the page."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--check", action="store_true")
     cells = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(CELLS.glob("*.json"))]
+    chosen = [cell for cell in cells if all(cell["settings"][name] == value for name, value in MAIN.items())]
+    figures = {"montage.png": montage_figure, "frc.svg": frc_figure, "evaluations.svg": evaluations_figure} if chosen else {}
+    text = page_text(cells, list(figures))
+    if parser.parse_args().check:
+        if not PAGE.exists() or PAGE.read_text(encoding="utf-8") != text:
+            raise SystemExit(f"{PAGE}: found another page than the cells make; run python benchmarks/restoration/page.py")
+        return
+    with atomic_path(PAGE) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    for name, draw in figures.items():
+        save(draw(chosen), name)
+
+
+def page_text(cells: list[dict], figures: list[str]) -> str:
+    """The page."""
     conformers = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(CONFORMERS.glob("*.json"))]
     parts = [target_table(cells, conformers), *(table(group, cells) for group in groups(cells))]
     parts += [limit_table(cells), calibration_table(cells), conformer_table(conformers), absent(cells)]
-    chosen = [cell for cell in cells if all(cell["settings"][name] == value for name, value in MAIN.items())]
-    names = [draw(chosen) for draw in (montage_figure, frc_figure, evaluations_figure)] if chosen else []
-    figures = "\n\n".join(f"![{name.partition('.')[0]}](benchmark/{name})" for name in names)
-    text = TEXT.read_text(encoding="utf-8").replace("<!-- tables -->", "\n".join(part for part in parts if part))
-    with atomic_path(PAGE) as temporary:
-        temporary.write_text(text.replace("<!-- figures -->", figures), encoding="utf-8")
+    text = TEXT.read_text(encoding="utf-8").replace("<!-- tables -->", "\n".join(part for part in parts if part).rstrip())
+    return text.replace("<!-- figures -->", "\n\n".join(f"![{name.partition('.')[0]}](benchmark/{name})" for name in figures))
 
 
 def groups(cells: list[dict]) -> list[tuple[Any, ...]]:
@@ -157,7 +174,7 @@ def absent(cells: list[dict]) -> str:
     """Lanes without a cell."""
     methods = load_configuration({"datasets": ["demo"]}).settings["demo"]["methods"]
     names = [f"`{name}`" for name in methods if name not in {cell["name"] for cell in cells}]
-    reason = "`topaz` and `bm3d` need a program that is not installed by default ([method](method.md#lanes)), the others were not reached"
+    reason = "`topaz` and `bm3d` need a program that is not installed by default ([method](method.md#lanes)); the others are not measured yet"
     return f"Without a cell: {', '.join(names)}. {reason}.\n" if names and cells else ""
 
 
@@ -166,7 +183,7 @@ def by_error(cells: list[dict]) -> list[dict]:
     return sorted(cells, key=lambda cell: cell["scores"]["nmse"]["mean"])
 
 
-def montage_figure(cells: list[dict]) -> str:
+def montage_figure(cells: list[dict]) -> plt.Figure:
     """The same particles by every lane, on one grey scale."""
     shown = [(f"{cell['name']}, {MAPS[cell['settings']['map']]}", unpacked(cell["examples"])) for cell in by_error(cells)]
     shown = [("clean", unpacked(cell["clean"])) for cell in cells if "clean" in cell] + shown
@@ -179,7 +196,7 @@ def montage_figure(cells: list[dict]) -> str:
         place.imshow(np.concatenate(images, axis=1), cmap="gray", vmin=0, vmax=255)
         place.set_title(name, fontsize=7, pad=2)
     figure.tight_layout(pad=0.4)
-    return saved(figure, "montage.png")
+    return figure
 
 
 def unpacked(text: str) -> NDArray[np.uint8]:
@@ -187,7 +204,7 @@ def unpacked(text: str) -> NDArray[np.uint8]:
     return np.frombuffer(zlib.decompress(base64.b64decode(text)), np.uint8).reshape(-1, BOX, BOX)
 
 
-def frc_figure(cells: list[dict]) -> str:
+def frc_figure(cells: list[dict]) -> plt.Figure:
     """Mean FRC curves of all lanes at SNR 0.05, white noise, first seed."""
     figure, axes = plt.subplots(figsize=(9, 5.5))
     styles = [(color, style) for style in ("-", "--", ":") for color in plt.rcParams["axes.prop_cycle"].by_key()["color"]]
@@ -197,10 +214,10 @@ def frc_figure(cells: list[dict]) -> str:
         axes.plot(frequency, curve, style, color=color, label=f"{cell['name']}, {MAPS[cell['settings']['map']]}", linewidth=1)
     axes.set(xlabel="spatial frequency (1/Å)", ylabel="FRC to the clean image", ylim=(-0.1, 1.02), title="SNR 0.05, white noise, seed 1")
     axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return saved(figure, "frc.svg")
+    return figure
 
 
-def evaluations_figure(cells: list[dict]) -> str:
+def evaluations_figure(cells: list[dict]) -> plt.Figure:
     """PSNR against network evaluations at SNR 0.05."""
     figure, axes = plt.subplots(figsize=(9, 5))
     for cell in cells:
@@ -209,17 +226,16 @@ def evaluations_figure(cells: list[dict]) -> str:
             axes.semilogx(*place, "o", markersize=4)
             axes.annotate(f"{cell['name']}, {MAPS[cell['settings']['map']]}", place, fontsize=6, xytext=(4, 0), textcoords="offset points")
     axes.set(xlabel="network evaluations a particle (0.5: none)", ylabel="PSNR (dB)", title="SNR 0.05, white noise, seed 1")
-    return saved(figure, "evaluations.svg")
+    return figure
 
 
-def saved(figure: plt.Figure, name: str) -> str:
+def save(figure: plt.Figure, name: str) -> None:
     """Write a figure, the same bytes for the same cells."""
     plt.rcParams["svg.hashsalt"] = "cryorestore"
     stamps = {"Date": None} if name.endswith("svg") else {"Software": None}
     with atomic_path(FIGURES / name) as temporary:
         figure.savefig(temporary, bbox_inches="tight", metadata=stamps, dpi=100)
     plt.close(figure)
-    return name
 
 
 if __name__ == "__main__":
