@@ -81,19 +81,35 @@ def rates(count: int, box: int, *, repeats: int) -> tuple[str, dict]:
 
 def measure(name: str, cell: dict, folder: Path) -> None:
     """Measure a cell unless it is there for this code, these settings and, where programs or seconds matter, these programs and this machine."""
-    known = read_json(RESULTS) if RESULTS.exists() else {}
-    about = [cell, hashed([*MODULES, *FUSING] if cell["kind"] == "stacks" else MODULES)]
-    if cell["kind"] != "stacks":
-        about.append({backend: Path(program).stat().st_size for backend, program in installed().items() if program})
-    if cell["kind"] == "rates":
-        about.append(machine())
-    key = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
+    known, key = read_json(RESULTS) if RESULTS.exists() else {}, key_of(cell)
     if known.get(name, {}).get("key") != key:
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             figures = KINDS[cell["kind"]](Path(scratch), cell)
         extra = {"machine": machine()} if cell["kind"] == "rates" else {}
         write_json(RESULTS, (read_json(RESULTS) if RESULTS.exists() else {}) | {name: {"key": key, "settings": cell, **extra, "figures": figures}})
     print(name, json.dumps(read_json(RESULTS)[name]["figures"]), flush=True)
+
+
+def key_of(cell: dict) -> str:
+    """What a cell's figures depend on, in sixteen digits."""
+    about: list = [cell, hashed([*MODULES, *FUSING] if cell["kind"] == "stacks" else MODULES)]
+    if cell["kind"] != "stacks":
+        about.append(programs())
+    if cell["kind"] == "rates":
+        about.append(machine())
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def programs() -> dict[str, str]:
+    """The programs that are called: cryoDRGN by its locked version, RELION, which tells none when it is asked, by its size."""
+    found = installed()
+    versions = {}
+    if "relion" in found:
+        versions["relion"] = str(Path(found["relion"]).stat().st_size)
+    if "cryodrgn" in found:
+        lock = (HERE.parents[1] / "requirements/peers.lock").read_text(encoding="utf-8")
+        versions["cryodrgn"] = next(line for line in lock.splitlines() if line.startswith("cryodrgn=="))
+    return versions
 
 
 def hashed(modules: list[str]) -> str:
