@@ -99,7 +99,13 @@ def rates_table(cells: Cells) -> str:
                 rows.append([str(cell["box"]), f"{cell['count']:,}", name, *figures])
     if not rows:
         return ""
-    return "### Cost\n\n" + table(["box, px", "particles", "backend", "particles a second", "seconds", "processor seconds", "peak, MB"], rows)
+    what = (
+        "The step `reconstruct_map`, its start included, on one core and thread: three maps (all, odd, even), but for the line that says one. "
+        "Rates are by processor seconds; other work ran beside it, which the seconds show."
+    )
+    return f"### Cost\n\n{what}\n\n" + table(
+        ["box, px", "particles", "backend", "particles a second", "seconds", "processor seconds", "peak, MB"], rows
+    )
 
 
 def grouped(cells: Cells, *keys: str) -> list[tuple[tuple, Cells]]:
