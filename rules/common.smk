@@ -343,6 +343,36 @@ def backend_check(wildcards):
     return {"backend_check": "<results>/{dataset}/raw/backend_check.json"}
 
 
+def fused_curves(wildcards, form):
+    """FSC of the fused stacks, where there are any; `form` is json or csv."""
+    settings = settings_of(wildcards)
+    folders = [
+        f"<results>/{wildcards.dataset}/{stack}"
+        for stack in cryorestore.config.fused_stacks(settings)
+    ]
+    kinds = {"fused_fscs": "fsc"}
+    if has_true_map(settings):
+        kinds["fused_truth_fscs"] = "fsc_truth"
+    return {
+        key: [f"{folder}/{name}.{form}" for folder in folders]
+        for key, name in kinds.items()
+        if folders
+    }
+
+
+def report_fused_maps(wildcards):
+    """The fused half-maps and their figures, where there are any."""
+    if not cryorestore.config.fused_stacks(settings_of(wildcards)):
+        return {}
+    folders = [
+        f"<results>/{wildcards.dataset}/fused.marginal/half{half}" for half in (1, 2)
+    ]
+    return {
+        "fused_maps": [f"{folder}/map.mrc" for folder in folders],
+        "fusions": [f"{folder}/fusion.json" for folder in folders],
+    }
+
+
 def report_truth_map(wildcards):
     return (
         {"truth_map": true_map(wildcards)}

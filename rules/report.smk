@@ -2,6 +2,7 @@ rule write_summary:
     """Write the flat summary of a data set, of its first method and of all."""
     input:
         unpack(partial(true_curves, form="json")),
+        unpack(partial(fused_curves, form="json")),
         unpack(backend_check),
         raw_fsc="<results>/{dataset}/raw/fsc.json",
         restored_fscs=per_method("<results>/{dataset}/restored.{method}/fsc.json"),
@@ -33,6 +34,8 @@ rule write_report:
     """Write the report of a data set, one HTML file that needs nothing else."""
     input:
         unpack(partial(true_curves, form="csv")),
+        unpack(partial(fused_curves, form="csv")),
+        unpack(report_fused_maps),
         unpack(report_truth_map),
         unpack(report_map_figures),
         summary="<results>/{dataset}/summary.json",

@@ -54,7 +54,13 @@ def step_benchmarks(wildcards):
     jobs = [
         *((step, []) for step in (*first, "normalize_particles", "preflight")),
         *posing_steps(settings, halves),
-        *(("reconstruct_map", [stack, half]) for stack in stacks for half in halves),
+        *(
+            ("reconstruct_map", [stack, half])
+            for stack in stacks
+            if stack != "fused.marginal"
+            for half in halves
+        ),
+        *(("fuse_map", [half]) for half in halves if "fused.marginal" in stacks),
         *((step, []) for step in checked_backends(settings)),
         *((step, []) for step in made_masks(settings)),
         *fold_jobs(settings),
@@ -135,6 +141,8 @@ def step_provenance(wildcards):
         folders += [f"models/{name}/{half}" for half in halves]
     for name in settings["denoisers"]:
         folders += [f"restored.{name}", *(f"restored.{name}/{half}" for half in halves)]
+    for stack in cryorestore.config.fused_stacks(settings):
+        folders += [stack, *(f"{stack}/{half}" for half in halves)]
     folders += [
         f"control.{control}.{name}"
         for name in settings["denoisers"]
@@ -173,12 +181,11 @@ prepared_targets = partial(
 
 def dataset_stacks(settings):
     """The stacks that summary and report tell of."""
-    return ["raw", *(f"restored.{method}" for method in settings["denoisers"])]
-
-
-def fused_stacks(settings):
-    enabled = settings["fusion"]["enabled"]
-    return ["fused.marginal", "fused.mean-pose"] if enabled else []
+    return [
+        "raw",
+        *(f"restored.{method}" for method in settings["denoisers"]),
+        *cryorestore.config.fused_stacks(settings),
+    ]
 
 
 def curves_of(settings):
@@ -190,11 +197,7 @@ def curves_of(settings):
         "local_resolution": "raw/local_resolution.mrc",
     }
     return [
-        *(
-            f"{stack}/{name}"
-            for stack in (*dataset_stacks(settings), *fused_stacks(settings))
-            for name in names
-        ),
+        *(f"{stack}/{name}" for stack in dataset_stacks(settings) for name in names),
         *(name for section, name in optional.items() if settings[section]["enabled"]),
     ]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cryorestore.config import CHANGED_MAPS, has_poses, has_posterior, input_files, network_methods, particle_box_size, pick_files
+from cryorestore.config import CHANGED_MAPS, fused_stacks, has_poses, has_posterior, input_files, network_methods, particle_box_size, pick_files
 from cryorestore.errors import CryorestoreError
 from cryorestore.io.coordinates import read_coordinates
 from cryorestore.logs import get_logger
@@ -73,7 +73,10 @@ def disk_use(settings: Mapping[str, Any], *, particles: int, box_size: int, keep
     stages["normalized"] = stack // (2 if narrow else 1) + table
     if has_poses(settings):
         stages["raw"] = half_maps + table
-    if methods:
+    fused = fused_stacks(dict(settings))
+    if fused:
+        stages["fused"] = len(fused) * half_maps + table
+    if methods or fused:
         stages["pairs"] = 2 * (settings["pairs"]["count"] * box_size**2 * FLOAT16 * _pair_arrays(settings) + box_size**3 * FLOAT32)
     for name, method in methods.items():
         networks = [

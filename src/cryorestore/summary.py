@@ -32,6 +32,8 @@ def write_summary(
     methods: str | Path,
     raw_truth_fsc: str | Path | None = None,
     restored_truth_fscs: Sequence[str | Path] = (),
+    fused_fscs: Sequence[str | Path] = (),
+    fused_truth_fscs: Sequence[str | Path] = (),
     backend_check: str | Path | None = None,
     dataset: str,
     denoisers: Sequence[str],
@@ -46,6 +48,8 @@ def write_summary(
         JSON of every control of every method, in any order; may be empty (nothing was checked).
     raw_fsc, raw_truth_fsc
         JSON of the raw half-maps' FSC, and of their mean to the true map.
+    fused_fscs, fused_truth_fscs
+        JSON of the fused stacks' FSC, likewise, each in the folder that is called as the stack; empty without fusion.
     backend_check
         JSON of the agreement with another backend's map, where that was asked for.
     benchmarks
@@ -73,6 +77,7 @@ def write_summary(
         "pixel_size": raw["pixel_size"],
         "resolution_raw_0143": raw["resolutions"].get("0.143"),
         "truth_resolution_raw_05": None if raw_truth_fsc is None else read_json(raw_truth_fsc)["resolutions"].get("0.5"),
+        "fused": _fused(fused_fscs, fused_truth_fscs),
         "backend_agreement": None if backend_check is None else read_json(backend_check)["agreement"],
         "seconds_total": sum(step["seconds"] for step in steps),
         "gpu_hours": gpu_hours(steps),
@@ -177,6 +182,13 @@ def _scores(evaluation: Mapping[str, Any]) -> dict[str, Any]:
         **{f"psnr_{name}": psnr.get(name, {}).get("mean") for name in ("raw", "wiener", "restored")},
         **{f"frc05_{name}": frc05.get(name) for name in ("raw", "restored")},
     }
+
+
+def _fused(fscs: Sequence[str | Path], truth_fscs: Sequence[str | Path]) -> dict[str, dict[str, float | None]]:
+    """Resolutions (angstrom) of the fused stacks by name."""
+    truth = {Path(path).parent.name: read_json(path)["resolutions"].get("0.5") for path in truth_fscs}
+    halves = {Path(path).parent.name: read_json(path)["resolutions"].get("0.143") for path in fscs}
+    return {stack: {"resolution_0143": found, "truth_resolution_05": truth.get(stack)} for stack, found in halves.items()}
 
 
 def _by_method(controls: Sequence[str | Path], denoisers: Sequence[str]) -> dict[str, dict[str, dict[str, Any]]]:

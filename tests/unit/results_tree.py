@@ -9,9 +9,11 @@ import torch
 
 from cryorestore import plots
 from cryorestore.baselines.wiener import estimate_signal_power
+from cryorestore.config.steps import FUSED_STACKS
 from cryorestore.controls.result import ControlResult, Null
 from cryorestore.ctf import ctf_2d
 from cryorestore.evaluate import evaluate_restoration
+from cryorestore.files import write_json
 from cryorestore.fourier import to_fourier, to_real
 from cryorestore.io.mrc import MrcStackWriter, write_map
 from cryorestore.io.star import StarBlock, write_star
@@ -56,7 +58,21 @@ class Tree:
         evaluate_restoration(**(files | options | changes))
         return files["evaluation"], files["montage"]
 
-    def summarize(self, *, truth: bool = True, controls: bool = True, denoisers: tuple[str, ...] = ("ours",)):
+    def fuse(self) -> None:
+        """Add the fused stacks: maps with less noise than the raw ones, curves, and the figures of each half."""
+        generator = torch.Generator().manual_seed(2)
+        for stack in FUSED_STACKS:
+            _write_half_maps(self.root, stack, 0.15, generator)
+        for half in (1, 2):
+            figures = {"particles": 24, "accepted": 20 + half, "turned_rms_degrees": 1.234, "moved_rms_angstrom": 0.567, "width": 0.5}
+            write_json(self.root / f"fused.marginal/half{half}/fusion.json", figures | {"reference_resolution": 9.876})
+
+    def fused_curves(self, form: str) -> dict[str, list[Path]]:
+        """Files of the fused stacks' curves, as keywords of the summary (json) and the report (csv)."""
+        names = {"fused_fscs": f"fsc.{form}", "fused_truth_fscs": f"fsc_truth.{form}"}
+        return {key: [self.root / stack / name for stack in FUSED_STACKS] for key, name in names.items()}
+
+    def summarize(self, *, truth: bool = True, controls: bool = True, fused: bool = False, denoisers: tuple[str, ...] = ("ours",)):
         files = {
             "evaluations": [self.root / f"evaluation/{name}.json" for name in denoisers],
             "controls": [self.root / f"control.noise_only.{name}/control.json" for name in denoisers] if controls else [],
@@ -71,10 +87,11 @@ class Tree:
                 "raw_truth_fsc": self.root / "raw/fsc_truth.json",
                 "restored_truth_fscs": [self.root / f"restored.{name}/fsc_truth.json" for name in denoisers],
             }
+        files |= self.fused_curves("json") if fused else {}
         write_summary(**files, dataset="made_up", denoisers=denoisers)
         return files["summary"], files["methods"]
 
-    def report_files(self, *, truth: bool = True, denoisers: tuple[str, ...] = ("ours",)):
+    def report_files(self, *, truth: bool = True, fused: bool = False, denoisers: tuple[str, ...] = ("ours",)):
         folders = [self.root / f"restored.{name}" for name in denoisers]
         files = {
             "summary": self.root / "summary.json",
@@ -108,6 +125,10 @@ class Tree:
                 "restored_truth_fscs": [folder / "fsc_truth.csv" for folder in folders],
                 "truth_map": self.root / "truth/truth_map.mrc",
             }
+        if fused:
+            halves = [self.root / f"fused.marginal/half{half}" for half in (1, 2)]
+            files |= {"fused_maps": [half / "map.mrc" for half in halves], "fusions": [half / "fusion.json" for half in halves]}
+            files |= self.fused_curves("csv")
         return files
 
 
@@ -209,16 +230,21 @@ def _write_maps(root: Path, methods: tuple[str, ...], generator: torch.Generator
     write_map(root / "raw/fsc_mask.mrc", soft_sphere(BOX, 11.0, 3.0).numpy(), pixel_size=PIXEL_SIZE)
     write_map(root / "truth/truth_map.mrc", truth.numpy(), pixel_size=PIXEL_SIZE)
     for stack, noise in (("raw", 0.3), *((f"restored.{method}", 0.05) for method in methods)):
-        folder = root / stack
-        for half in (1, 2):
-            (folder / f"half{half}").mkdir(parents=True, exist_ok=True)
-            volume = truth + noise * torch.randn(truth.shape, generator=generator)
-            write_map(folder / f"half{half}/map.mrc", volume.numpy(), pixel_size=PIXEL_SIZE)
-        halves = {"half_map_1": folder / "half1/map.mrc", "half_map_2": folder / "half2/map.mrc"}
-        write_fsc(**halves, mask_file=root / "raw/fsc_mask.mrc", curve=folder / "fsc.csv", plot=folder / "fsc.svg", figures=folder / "fsc.json")
-        outputs = {"curve": folder / "fsc_truth.csv", "plot": folder / "fsc_truth.svg", "figures": folder / "fsc_truth.json"}
-        write_truth_fsc(**halves, truth_map=root / "truth/truth_map.mrc", **outputs)
+        _write_half_maps(root, stack, noise, generator)
     _write_map_figures(root / "raw")
+
+
+def _write_half_maps(root: Path, stack: str, noise: float, generator: torch.Generator) -> None:
+    """The half-maps of one stack and their curves."""
+    folder, truth = root / stack, _truth_volume()
+    for half in (1, 2):
+        (folder / f"half{half}").mkdir(parents=True, exist_ok=True)
+        volume = truth + noise * torch.randn(truth.shape, generator=generator)
+        write_map(folder / f"half{half}/map.mrc", volume.numpy(), pixel_size=PIXEL_SIZE)
+    halves = {"half_map_1": folder / "half1/map.mrc", "half_map_2": folder / "half2/map.mrc"}
+    write_fsc(**halves, mask_file=root / "raw/fsc_mask.mrc", curve=folder / "fsc.csv", plot=folder / "fsc.svg", figures=folder / "fsc.json")
+    outputs = {"curve": folder / "fsc_truth.csv", "plot": folder / "fsc_truth.svg", "figures": folder / "fsc_truth.json"}
+    write_truth_fsc(**halves, truth_map=root / "truth/truth_map.mrc", **outputs)
 
 
 def _write_map_figures(raw: Path) -> None:

@@ -107,3 +107,16 @@ def test_what_full_controls_and_folds_learn_is_counted(demo):
     one_half = basic["pairs"] // 2 + 3 * 64**3 * 4 + basic["models/ours"] // 2
     assert more["controls"] == 3 * one_half
     assert more["folds"] > 4 * one_half
+
+
+def test_fused_stacks_are_maps_and_one_table_and_their_reference_comes_from_pairs(demo):
+    fused = {**demo, "fusion": {"enabled": True}}
+    without, made = (disk_use(settings, particles=100, box_size=64).stages for settings in (demo, fused))
+    assert made.keys() - without.keys() == {"fused"}
+    half_maps = 6 * 64**3 * 4
+    table = made["raw"] - half_maps
+    assert made["fused"] == 2 * half_maps + table
+    alone = disk_use({**fused, "denoisers": []}, particles=100, box_size=64).stages
+    assert (alone["fused"], alone["pairs"] > 0) == (made["fused"], True)
+    no_poses = {**fused, "denoisers": [], "input": {**demo["input"], "has_poses": False}}
+    assert "fused" not in disk_use(no_poses, particles=100, box_size=64).stages

@@ -235,6 +235,29 @@ def test_real_data_without_truth_controls_or_training_make_a_report_too_and_name
     assert "<script>alert" not in text
 
 
+def test_fused_stacks_have_their_curves_maps_figures_and_a_sentence_and_are_no_headline(tree, html, tmp_path):
+    copied = Tree(shutil.copytree(tree.root, tmp_path / "copy"))
+    copied.fuse()
+    summary = read_json(copied.summarize(fused=True)[0])
+    assert list(summary["fused"]) == ["fused.marginal", "fused.mean-pose"]
+    files = copied.report_files(fused=True)
+    write_report(**files, denoisers=["ours"])
+    text = files["report"].read_text(encoding="utf-8")
+    words = re.sub(r"\s+", " ", Page(text).text)
+    crossings = [f"{figures['resolution_0143']:.2f} Å ({stack})" for stack, figures in summary["fused"].items()]
+    assert f"cross 0.143 at {', '.join(crossings)}; the headline stays with the given poses. Against the true map" in words
+    table = text[text.index("Where each curve first falls below") : text.index("</table>", text.index("Where each curve first falls below"))]
+    for stack in summary["fused"]:
+        assert f'<th scope="row">{stack} half-maps</th>' in table
+        assert f'<th scope="row">{stack} to the true map</th>' in table
+        assert str(copied.root / stack / "fsc_truth.csv") in words
+    assert '<th scope="row">fused.marginal<small>' in text
+    assert '"label": "fused.marginal"' in text
+    for half in (1, 2):
+        assert f'<th scope="row">{half}</th><td class="number">{20 + half} of 24</td><td class="number">1.23</td><td class="number">0.57</td>' in text
+    assert "fused" not in Page(html).text.lower()
+
+
 def test_a_reference_projection_is_the_halfs_map_seen_at_the_pose_through_the_ctf(tree, tmp_path):
     table = ParticleTable.read(tree.root / "raw/half1/particles.star").take(np.array([2, 0]))
     zeros = {name: np.zeros(2) for name in ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")}

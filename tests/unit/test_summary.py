@@ -43,6 +43,23 @@ def test_a_failed_control_withholds_it_and_says_why(tmp_path):
     assert summary["self_consistency_reason"] == "withheld: control noise_only failed: 20 % of the noise images accepted"
 
 
+def test_resolutions_of_fused_stacks_stand_by_their_names_and_there_are_none_without(tmp_path):
+    tree = make_tree(tmp_path)
+    tree.evaluate()
+    assert _summary(tree)[0]["fused"] == {}
+    tree.fuse()
+    summary, methods = _summary(tree, fused=True)
+    expected = {
+        stack: {
+            "resolution_0143": read_json(tree.root / stack / "fsc.json")["resolutions"]["0.143"],
+            "truth_resolution_05": read_json(tree.root / stack / "fsc_truth.json")["resolutions"]["0.5"],
+        }
+        for stack in ("fused.marginal", "fused.mean-pose")
+    }
+    assert summary["fused"] == methods["ours"]["fused"] == expected
+    assert all(value is not None for figures in expected.values() for value in figures.values())
+
+
 def test_time_is_the_sum_and_memory_the_largest(tree):
     summary, _ = _summary(tree)
     assert summary["seconds_total"] == pytest.approx(90.5)

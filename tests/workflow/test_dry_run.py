@@ -122,6 +122,10 @@ def test_fused_stacks_and_the_check_of_the_backend_are_made_where_they_are_asked
     assert "fuse_map" not in without
     # raw particles at their mean poses are mapped like any other stack; each of the two stacks has its curves
     assert (made["fuse_map"], made["reconstruct_map"] - without["reconstruct_map"], made["compute_fsc"] - without["compute_fsc"]) == (2, 2, 2)
+    # summary and report tell of them
+    done = dry_run(tmp_path, "report", "--config", "denoisers=[ours]", "fusion={enabled: true}")
+    jobs = job_counts(done.stdout + done.stderr)
+    assert (jobs["fuse_map"], jobs["compute_fsc"], jobs["compute_truth_fsc"]) == (2, made["compute_fsc"], made["compute_truth_fsc"])
 
 
 def test_where_poses_are_found_each_half_finds_its_own_and_the_rest_is_as_ever(tmp_path):

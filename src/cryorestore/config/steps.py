@@ -13,6 +13,7 @@ HALF_SEED = 1000
 BASIC_CONTROLS = ("noise_only", "phase_randomised", "shared_network", "raw")
 FULL_CONTROLS = ("wrong_structure", "wrong_conformer", "omitted_domain", "junk", "particle_number")
 """Those that take longer, some of them by training."""
+FUSED_STACKS = ("fused.marginal", "fused.mean-pose")
 CHANGED_MAPS = ("wrong_structure", "wrong_conformer", "omitted_domain")
 """Controls that train on a changed map; they share one rule."""
 
@@ -134,6 +135,11 @@ def finds_poses(settings: Settings) -> bool:
 def has_poses(settings: Settings) -> bool:
     """Whether there are poses to reconstruct and restore with, given or found."""
     return bool(settings["input"]["has_poses"]) or finds_poses(settings)
+
+
+def fused_stacks(settings: Settings) -> list[str]:
+    """The stacks of raw particles at poses that their own half's map makes likely, where they are asked for and there are poses."""
+    return list(FUSED_STACKS) if settings["fusion"]["enabled"] and has_poses(settings) else []
 
 
 def network_methods(settings: Settings) -> list[str]:

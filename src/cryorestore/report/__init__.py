@@ -14,7 +14,7 @@ from cryorestore.report.isosurface import isosurface_maps
 from cryorestore.report.maps import MapFiles, guinier_picture, local_resolution_picture, projection_table, section_table
 from cryorestore.report.page import write_page
 from cryorestore.report.spectra import other_methods, power_picture, reference_projections
-from cryorestore.report.tables import method_rows, parameter_tables, timing_rows
+from cryorestore.report.tables import fusion_rows, method_rows, parameter_tables, timing_rows
 from cryorestore.report.tiles import comparison_strips, montage_table
 from cryorestore.report.verdict import write_verdict
 from cryorestore.summary import read_benchmarks, resolution_text
@@ -44,6 +44,10 @@ def write_report(
     raw_truth_fsc: str | Path | None = None,
     restored_truth_fscs: Sequence[str | Path] = (),
     truth_map: str | Path | None = None,
+    fused_fscs: Sequence[str | Path] = (),
+    fused_truth_fscs: Sequence[str | Path] = (),
+    fused_maps: Sequence[str | Path] = (),
+    fusions: Sequence[str | Path] = (),
     sharpened_map: str | Path | None = None,
     guinier: str | Path | None = None,
     sharpening: str | Path | None = None,
@@ -78,6 +82,10 @@ def write_report(
         Output (HTML).
     truth_map
         True map of simulated data.
+    fused_fscs, fused_truth_fscs
+        FSC curves (CSV) of the fused stacks, each in the folder that is called as the stack; empty without fusion.
+    fused_maps, fusions
+        The two half-maps of `fused.marginal`, and the figures (JSON) of `fuse_map` for each half.
     sharpened_map, guinier, sharpening
         Outputs of `sharpen_map`, where it was run.
     local_resolution_map, local_resolution_figures
@@ -96,11 +104,12 @@ def write_report(
     evaluation, pixel_size = read_json(evaluations[0]), figures["pixel_size"]
     judged = read_controls(controls, box_size=figures["box_size"], pixel_size=pixel_size)
     truth_curves = {} if raw_truth_fsc is None else {"raw": raw_truth_fsc, **dict(zip(denoisers, restored_truth_fscs, strict=False))}
-    curves = CurveFiles({"raw": raw_fsc, **dict(zip(denoisers, restored_fscs, strict=True))}, truth_curves)
-    optional = {"raw, sharpened": sharpened_map, "truth": truth_map}
-    maps = MapFiles(
-        {"raw": raw_maps, f"restored by {denoisers[0]}": restored_maps, **{label: [path] for label, path in optional.items() if path is not None}}
+    curves = CurveFiles(
+        {"raw": raw_fsc, **dict(zip(denoisers, restored_fscs, strict=True)), **_by_stack(fused_fscs)}, truth_curves | _by_stack(fused_truth_fscs)
     )
+    optional = {"raw, sharpened": sharpened_map, "truth": truth_map}
+    pairs = {"raw": raw_maps, f"restored by {denoisers[0]}": restored_maps} | ({"fused.marginal": fused_maps} if fused_maps else {})
+    maps = MapFiles({**pairs, **{label: [path] for label, path in optional.items() if path is not None}})
     volumes, steps = maps.read(), read_benchmarks(benchmarks)
     versions = _versions(montages[0], half_stars, reference_maps, noise_jsons)
     names = [str(name) for name in versions["image_names"]]
@@ -112,6 +121,7 @@ def write_report(
         "strips": comparison_strips(versions),
         "montage": montage_table(versions, others=other_methods(names, dict(zip(denoisers[1:], montages[1:], strict=True)))),
         "resolutions": resolution_rows(curves, judged, every, method=denoisers[0]),
+        "fusions": fusion_rows(fusions),
         "raw_resolution": resolution_text(figures["resolution_raw_0143"]),
         "sections": section_table(volumes),
         "projections": projection_table(volumes),
@@ -144,6 +154,7 @@ def write_report(
             "maps": maps.sources,
             "raw_map": str(raw_maps[0]),
             "restored_map": str(restored_maps[0]),
+            "fusions": [str(path) for path in fusions],
             "truth_map": None if truth_map is None else str(truth_map),
             "restored_star": str(restored_star),
             "benchmarks": sorted({str(Path(step["path"]).parent) for step in steps}),
@@ -160,6 +171,10 @@ def _versions(
         versions = dict(archive)
     projections = reference_projections([str(name) for name in versions["image_names"]], half_stars, reference_maps, noise_jsons)
     return versions if projections is None else {**versions, "reference": projections}
+
+
+def _by_stack(paths: Sequence[str | Path]) -> dict[str, str | Path]:
+    return {Path(path).parent.name: path for path in paths}
 
 
 def _kept(*pictures: Any) -> list[Any]:

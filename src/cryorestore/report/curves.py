@@ -23,12 +23,13 @@ MASKED = {
 }
 HALVES, TRUTH, CONTROL = "-", "--", ":"
 THRESHOLDS = (0.5, 0.143)
+FUSED = "raw particles at poses that their own half's map makes likely; the headline stays with the given poses"
 CONTROL_COLORS = ("#a3201d", "#7c3aed", "#0369a1", "#4d7c0f")
 
 
 @dataclass(frozen=True)
 class CurveFiles:
-    """CSV files of FSC curves by stack: `raw`, then one a method; `truth` is empty where there is no true map."""
+    """CSV files of FSC curves by stack: `raw`, one a method, then the fused stacks; `truth` is empty where there is no true map."""
 
     halves: Mapping[str, str | Path]
     truth: Mapping[str, str | Path]
@@ -45,7 +46,7 @@ def combined_picture(files: CurveFiles, controls: Sequence[Control], summary: Ma
     curves: dict[str, tuple[Series, Series]] = {}
     styles: dict[str, tuple[str, str]] = {}
     for stack, path in files.halves.items():
-        label = "raw half-maps" if stack == "raw" else f"{stack}: self-consistency"
+        label = f"{stack} half-maps" if _is_of_raw_particles(stack) else f"{stack}: self-consistency"
         curves[label], styles[label] = _curve(path), (colors.get(stack, plots.LINES[-1][0]), HALVES)
     for stack, path in files.truth.items():
         label = f"{stack} to the truth"
@@ -60,6 +61,7 @@ def combined_picture(files: CurveFiles, controls: Sequence[Control], summary: Ma
         curves, thresholds=THRESHOLDS, pixel_size=summary["pixel_size"], ylabel="Fourier shell correlation", styles=styles, size=size
     )
     crossing = resolution_text(summary["resolution_raw_0143"])
+    fused = "Fused: raw particles too, at poses that their own half's map makes likely. " if any(map(_is_fused, files.halves)) else ""
     truth = ""
     if files.truth:
         pair = (resolution_text(summary[f"truth_resolution_{name}_05"]) for name in ("raw", "restored"))
@@ -69,7 +71,7 @@ def combined_picture(files: CurveFiles, controls: Sequence[Control], summary: Ma
         svg_uri(figure),
         f"Fourier shell correlation of {len(curves)} pairs of maps. The raw half-maps cross 0.143 at {crossing}.{truth}",
         f"Solid: half-maps against each other; raw particles cross 0.143 at {crossing}, and this is the resolution. Solid curves of restored "
-        f"particles show self-consistency: what the method believes, and no resolution. Dashed: mean of both halves against the truth.{truth} "
+        f"particles show self-consistency: what the method believes, and no resolution. {fused}Dashed: mean of both halves against the truth.{truth} "
         f"Dotted: controls of {summary['method']}; those of other methods have their own pictures.",
         [*files.sources, *dict.fromkeys(control.source for control in shown)],
         wide=True,
@@ -104,6 +106,9 @@ def resolution_rows(files: CurveFiles, controls: Sequence[Control], methods: Map
     for name, path in files.halves.items():
         if name == "raw":
             continue
+        if _is_fused(name):
+            rows.append(_row(f"{name} half-maps", path, "fsc", FUSED))
+            continue
         held = methods[name][SELF_CONSISTENCY] is None and methods[name]["self_consistency_reason"]
         if held:
             rows.append({"curve": f"{name} half-maps", "crossings": ["withheld"] * len(THRESHOLDS), "verdict": held, "good": False})
@@ -116,6 +121,14 @@ def resolution_rows(files: CurveFiles, controls: Sequence[Control], methods: Map
             verdict = f"control {control.title}, {control.outcome}: shown for contrast, no resolution"
             rows.append({"curve": f"{control.method}: {label}", "crossings": crossings, "verdict": verdict, "good": None})
     return rows
+
+
+def _is_fused(stack: str) -> bool:
+    return stack.startswith("fused.")
+
+
+def _is_of_raw_particles(stack: str) -> bool:
+    return stack == "raw" or _is_fused(stack)
 
 
 def _row(label: str, path: str | Path, column: str, verdict: str, *, good: bool | None = None) -> dict[str, Any]:

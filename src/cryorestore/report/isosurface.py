@@ -17,7 +17,7 @@ LARGEST_BOX = 64
 SHARES = tuple(float(share) for share in np.round(np.geomspace(0.0005, 0.2, 53), 6))
 """Of the box inside the surface, for the level's slider"""
 FIRST_SHARE_SIGMAS = 3.0
-COLORS = ("#b4bcc6", "#3fb5a8", "#e79a5b", "#7fa6f0")
+COLORS = ("#b4bcc6", "#3fb5a8", "#e79a5b", "#7fa6f0", "#c58ad6")
 
 
 def isosurface_maps(volumes: Mapping[str, Volume], *, pixel_size: float, resolution: float | None) -> dict[str, Any]:

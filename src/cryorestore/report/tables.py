@@ -37,6 +37,23 @@ def _row(label: str, evaluation: Mapping[str, Any], version: str, evaluations: s
     return row | {"evaluations": evaluations, "truth": to_truth, "consistency": consistency}
 
 
+def fusion_rows(figures: Sequence[str | Path]) -> list[dict[str, str]]:
+    """One row a half: how many particles the fused map is made of, and how far their poses went from the given ones."""
+    rows = []
+    for half, content in enumerate(map(read_json, figures), start=1):
+        rows.append(
+            {
+                "half": str(half),
+                "particles": f"{content['accepted']} of {content['particles']}",
+                "turned": f"{content['turned_rms_degrees']:.2f}",
+                "moved": f"{content['moved_rms_angstrom']:.2f}",
+                "width": f"{content['width']:g}",
+                "reference": f"{content['reference_resolution']:.2f}",
+            }
+        )
+    return rows
+
+
 def timing_rows(steps: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Jobs, seconds and peak memory (GiB) of each step, longest first."""
     by_step: dict[str, dict[str, Any]] = {}
