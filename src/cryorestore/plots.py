@@ -1,6 +1,7 @@
 """One function a figure. Pictures of the same numbers are the same bytes: fixed SVG ids, no date, and no state outside a figure."""
 
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -50,6 +51,7 @@ SIZE = (5.6, 3.7)
 WIDE = (8.4, 4.6)
 """Of a figure with many curves, inches"""
 ROUND_RESOLUTIONS = (200.0, 100.0, 50.0, 40.0, 30.0, 20.0, 15.0, 12.0, 10.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.5, 3.0, 2.5, 2.0, 1.8, 1.5, 1.2, 1.0)
+_LABEL_CHARACTERS = 28
 Curves = Mapping[str, tuple[ArrayLike, ArrayLike]]
 
 
@@ -81,7 +83,7 @@ def correlation_figure(
         for threshold in thresholds:
             axes.axhline(threshold, color="#b9c0c8", linewidth=0.9, linestyle=(0, (4, 3)))
             axes.annotate(f"{threshold:g}", (1.0, threshold), xycoords=("axes fraction", "data"), fontsize=9, va="bottom", ha="right")
-        axes.set(xlim=(0, 0.5 / pixel_size), ylim=(max(-1.0, lowest - 0.05), 1.05), xlabel="resolution (Å)", ylabel=ylabel)
+        axes.set(xlim=(0, 0.5 / pixel_size), ylim=(max(-1.0, lowest - 0.05), 1.05), xlabel="resolution (Å)", ylabel=axis_label(ylabel))
         _set_resolution_ticks(axes, pixel_size)
         _legend_above(figure, axes)
     return figure
@@ -170,6 +172,11 @@ def svg_bytes(figure: Figure) -> bytes:
     with matplotlib.rc_context(STYLE):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return buffer.getvalue()
+
+
+def axis_label(text: str) -> str:
+    """A y label in lines that are no longer than the axis of the smaller figures: a longer one would run into the legend."""
+    return textwrap.fill(text, _LABEL_CHARACTERS)
 
 
 def grey_png(image: NDArray[np.floating[Any]], *, low: float, high: float) -> bytes:

@@ -7,7 +7,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from cryorestore.plots import LINES, STYLE, correlation_figure
+from cryorestore.plots import LINES, STYLE, axis_label, correlation_figure
 from cryorestore.resolution.pictures import write_figure
 
 Points = tuple[Sequence[float], Sequence[float]]
@@ -32,6 +32,6 @@ def draw_points(curves: Mapping[str, Points], picture: str | Path, *, xlabel: st
             axes.plot(np.asarray(x, float), np.asarray(y, float), style, color=color, marker="o", markersize=4, label=label)
         if threshold is not None:
             axes.axhline(threshold, color="#b9c0c8", linewidth=0.9, linestyle=(0, (4, 3)))
-        axes.set(xlabel=xlabel, ylabel=ylabel)
+        axes.set(xlabel=xlabel, ylabel=axis_label(ylabel))
         figure.legend(loc="outside upper left", ncols=2, handlelength=1.8, columnspacing=1.2)
     write_figure(figure, svg=picture)
