@@ -23,7 +23,8 @@ from cryorestore.ab_initio.annealing import MAX_SHELL, Region, anneal, held_out_
 from cryorestore.ab_initio.finding import Seeds
 from cryorestore.ab_initio.half import HalfParticles
 from cryorestore.ab_initio.judging import verdict_of
-from cryorestore.ab_initio.passes import FoundPoses, PassState, pass_figures, run_passes, usable_levels
+from cryorestore.ab_initio.near import FoundPoses
+from cryorestore.ab_initio.passes import PassState, first_state, run_passes, usable_levels
 from cryorestore.ab_initio.volumes import masked_map, resized_map
 from cryorestore.baselines.wiener import estimate_signal_power, wiener_filter
 from cryorestore.checkpoint import fingerprint
@@ -167,14 +168,12 @@ def search(cell: Cell, half: Simulated, number: int, device: torch.device) -> tu
         volumes.append(anneal(particles, region, symmetry="C1", iterations=cell.iterations, images=cell.images, seed=seed, device=device))
         evidence.append(held_out_evidence(volumes[-1], particles, region, symmetry="C1", device=device))
     seeds = Seeds(volumes, np.stack(evidence))
-    state = PassState(seeds.volumes[seeds.best], 0, torch.zeros(len(particles), 2), level=0, passes=0, evidence=())
-    passes: list[dict[str, Any]] = []
-    poses: FoundPoses | None = None
-    levels = usable_levels(cell.box_size, max_shell=cell.max_shell)
-    for state, poses in run_passes(state, particles, region, levels, symmetry="C1", seed=number, device=device):  # noqa: B020
-        passes.append(pass_figures(state, poses))
-    assert poses is not None
-    return state, poses, passes, seeds
+    state, passes = first_state(seeds.volumes[seeds.best], torch.zeros(len(particles), 2)), []
+    for reached, told in run_passes(state, particles, region, usable_levels(cell.box_size), symmetry="C1", seed=number, device=device):
+        state = reached
+        passes.append(told)
+    assert state.found is not None
+    return state, state.found, passes, seeds
 
 
 def score(cell: Cell, half: Simulated, state: PassState, poses: FoundPoses, passes: list[dict[str, Any]], seeds: Seeds) -> dict[str, Any]:

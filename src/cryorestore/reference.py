@@ -186,10 +186,11 @@ def _fit_amplitude(table: ParticleTable, volume: Tensor, noise_power: Tensor, ma
 
 def _map_error(volume: Tensor, weights: Tensor, max_shell: int, seed: int) -> Tensor:
     """Power of the error of a map's slices, from its own power after Wiener weighting."""
-    return _slice_power(volume, max_shell, seed) * (1 - weights) / weights.clamp_min(_FSC_END)
+    return slice_power(volume, max_shell, seed) * (1 - weights) / weights.clamp_min(_FSC_END)
 
 
-def _slice_power(volume: Tensor, max_shell: int, seed: int) -> Tensor:
+def slice_power(volume: Float[Tensor, "box box box"], max_shell: int, seed: int) -> Float[Tensor, "shells"]:
+    """Mean power of a map's slices per shell 0 .. box // 2, over 200 directions drawn with `seed`; orthonormal transform."""
     slicer = FourierVolume(volume, max_shell=max_shell)
     rotations = torch.from_numpy(random_rotations(200, np.random.default_rng(seed))).float()
     power = slicer.slices(rotations).abs().square().mean(0) * slicer.coefficients.weight

@@ -12,14 +12,15 @@ from cryorestore.ab_initio.annealing import Region, held_out_evidence, in_box_fo
 from cryorestore.ab_initio.finding import POSE_EVIDENCE, ROTATION_SIGMA, Seeds, find_poses
 from cryorestore.ab_initio.half import HalfParticles, load_half
 from cryorestore.ab_initio.judging import adopt_poses, judge_poses, placed_table, verdict_of
-from cryorestore.ab_initio.passes import PassState, run_passes, usable_levels
-from cryorestore.ab_initio.solving import ClassSums, solve_map
-from cryorestore.ab_initio.volumes import resized_map
+from cryorestore.ab_initio.near import FoundPoses, near_pass
+from cryorestore.ab_initio.passes import first_state, moved_on, run_passes, usable_levels
+from cryorestore.ab_initio.solving import ClassSums, FittedMap, solve_map
+from cryorestore.ab_initio.volumes import masked_map, resized_map
 from cryorestore.baselines.wiener import estimate_signal_power
 from cryorestore.errors import CryorestoreError
 from cryorestore.files import read_json, write_json
 from cryorestore.fsc import fourier_shell_correlation
-from cryorestore.geometry import random_rotations
+from cryorestore.geometry import perturb_rotations, random_rotations
 from cryorestore.masks import soft_sphere
 from cryorestore.particles import ParticleTable
 from cryorestore.posterior.grid import make_pose_grid
@@ -52,7 +53,7 @@ def map_after_one_pass(half, volume, *, rows=240):
     for part in np.array_split(np.arange(rows), 20):
         matched = bank.match(small.images[part], small.ctf(part))
         sums.add(matched, pose_weights(bank, matched))
-    return solve_map(sums, bank, signal_power=small.signal_power, radius_px=place.radius_px, max_shell=8)
+    return solve_map(sums, bank, signal_power=small.signal_power, radius_px=place.radius_px, max_shell=8).volume
 
 
 def test_one_pass_from_the_true_map_gives_it_back_in_its_grey_scale(half, simulated):
@@ -82,25 +83,65 @@ def test_a_blob_is_as_strong_as_the_signal_and_knows_nothing_of_it(half, simulat
     assert 0.3 < float(blob.norm() / truth.norm()) < 3
 
 
-def test_levels_end_at_the_wanted_shell():
-    assert [level.max_shell for level in usable_levels(64, max_shell=20)] == [8, 10, 14, 20]
-    assert [level.max_shell for level in usable_levels(64, max_shell=12)] == [8, 10, 12]
-    assert [level.max_shell for level in usable_levels(32, max_shell=20)] == [8, 10, 14]
-    assert [level.max_shell for level in usable_levels(32, max_shell=6)] == [6]
-    assert usable_levels(64, max_shell=12)[-1].step > usable_levels(64, max_shell=14)[-1].step
+def test_levels_end_at_the_wanted_shell_near_the_poses_of_the_last_grid():
+    def shells(box_size, max_shell=None):
+        return [(level.max_shell, level.near) for level in usable_levels(box_size, max_shell=max_shell)]
+
+    grids = [(8, False), (10, False), (14, False)]
+    assert shells(64) == [*grids, (20, False), (30, True), (30, True)]
+    assert shells(64, 12) == [(8, False), (10, False), (12, False), (12, True), (12, True)]
+    assert shells(32) == [*grids, (14, True), (14, True)]
+    assert shells(32, 6) == [(6, False), (6, True), (6, True)]
+    assert [level.everything for level in usable_levels(32)] == [False, False, False, False, True]
+    assert usable_levels(64, max_shell=12)[2].step > usable_levels(64, max_shell=14)[2].step
+
+
+def test_a_level_ends_where_two_passes_in_a_row_gain_nothing():
+    levels = usable_levels(32)
+    start = first_state(torch.zeros(24, 24, 24), torch.zeros(3, 2))
+    after = {
+        (1.0,): (0, 1),
+        (1.0, 3.0, 3.01): (0, 1),
+        (1.0, 3.0, 3.01, 3.02): (1, 0),
+        (1.0, 3.0, 2.9, 3.2): (0, 1),
+    }
+    for evidence, (level, passes) in after.items():
+        state = moved_on(replace(start, evidence=evidence), levels)
+        assert (state.level, state.passes) == (level, passes)
+    assert moved_on(replace(start, level=len(levels) - 1, evidence=(1.0,)), levels).finished
 
 
 def test_passes_that_go_on_from_a_state_are_those_of_one_run(half, simulated):
     few = replace(half, images=half.images[:60], parameters=half.parameters.take(np.arange(60)))
-    levels = tuple(replace(level, step=30.0, most_passes=1) for level in usable_levels(BOX, max_shell=9))
-    start = PassState(resized_map(simulated["volume"], 24), 0, torch.zeros(60, 2), level=0, passes=0, evidence=())
+    levels = tuple(replace(level, step=30.0 * (not level.near), most_passes=1) for level in usable_levels(BOX, max_shell=9))
+    start = first_state(resized_map(simulated["volume"], 24), torch.zeros(60, 2))
     options = {"symmetry": "C1", "seed": 1, "device": CPU}
     whole = list(run_passes(start, few, REGION, levels, **options))
-    assert [state.made_at for state, _ in whole] == [8, 9]
-    again = list(run_passes(whole[0][0], few, REGION, levels, **options))
+    assert [(told["max_shell"], told["poses"]) for _, told in whole] == [(8, "all"), (9, "all"), (9, "near"), (9, "near")]
+    again = list(run_passes(whole[1][0], few, REGION, levels, **options))
     assert torch.equal(again[-1][0].volume, whole[-1][0].volume)
-    assert torch.equal(again[-1][1].rotations, whole[-1][1].rotations)
+    assert torch.equal(again[-1][0].found.rotations, whole[-1][0].found.rotations)
     assert whole[-1][0].finished
+
+
+def test_poses_near_those_of_a_grid_are_nearer_the_truth_than_they(half, simulated):
+    volume = simulated["volume"]
+    true, shifts = torch.from_numpy(simulated["rotations"]).float(), torch.from_numpy(simulated["shifts"]).float()
+    off = torch.from_numpy(perturb_rotations(simulated["rotations"], rotation_error=3.0, generator=np.random.default_rng(5))).float()
+    count = len(half)
+    start = FoundPoses(off, shifts + 0.1, torch.full((count,), 3.0), torch.zeros(count), torch.ones(count), torch.ones(count))
+    before = FittedMap(masked_map(volume, radius_px=REGION.radius_px), torch.ones(BOX // 2 + 1))
+    mapped = np.ones(count, bool)
+    found, _, fitted = near_pass(before, half, start, mapped, radius_px=REGION.radius_px, max_shell=12, symmetry="C1", seed=1)
+
+    def errors(rotations):
+        return torch.rad2deg((((rotations * true).sum((1, 2)) - 1) / 2).clamp(-1, 1).acos()).square().mean().sqrt()
+
+    assert float(errors(found.rotations)) < 0.7 * float(errors(off))
+    assert float(errors(found.rotations)) == pytest.approx(float(found.rotation_sigma.square().mean().sqrt()), rel=0.4)
+    curve = fourier_shell_correlation(volume, fitted.volume, pixel_size=1.0).correlation
+    assert float(curve[1:7].min()) > 0.95
+    assert float((volume * fitted.volume).sum() / fitted.volume.square().sum()) == pytest.approx(1, abs=0.15)
 
 
 def test_a_half_writes_poses_that_a_table_holds_and_goes_on_where_it_stopped(tmp_path, simulated):

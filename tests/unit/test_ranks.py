@@ -96,7 +96,8 @@ def test_two_ranks_learn_what_one_does_and_go_on_exactly_after_sigterm(pairs, tm
     train_diffusion(pairs=pairs, **files(two), **OPTIONS, processes=2)
     assert losses(two) == pytest.approx(losses(one), rel=1e-4)
     weights, others = (load_file(folder / "diffusion.safetensors") for folder in (one, two))
-    assert max(float((weights[name] - others[name]).abs().max()) for name in weights) < 1e-5
+    # Adam's steps are of the learning rate whatever the gradient's size: where it is small against its own rounding, the sum's order shows
+    assert max(float((weights[name] - others[name]).abs().max()) for name in weights) < OPTIONS["learning_rate"] / 20
 
     command = [sys.executable, "-c", "from cryorestore.cli import main; main()", "train-diffusion", "--pairs", str(pairs), "--processes", "2"]
     command += [text for name, path in files(broken).items() for text in (f"--{name.replace('_', '-')}", str(path))]

@@ -93,7 +93,7 @@ def anneal(
             running = sums
         else:
             running.mixed(sums, max(_LEAST_SHARE, (iteration + 1) ** -0.6))
-        volume = solve_map(running, bank, signal_power=small.signal_power, radius_px=place.radius_px, max_shell=shell)
+        volume = solve_map(running, bank, signal_power=small.signal_power, radius_px=place.radius_px, max_shell=shell).volume
     return volume
 
 

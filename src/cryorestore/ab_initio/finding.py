@@ -14,7 +14,8 @@ from torch import Tensor
 from cryorestore.ab_initio.agreement import agreed_shell
 from cryorestore.ab_initio.annealing import MAX_SHELL, Region, anneal, held_out_evidence
 from cryorestore.ab_initio.half import HalfParticles, load_half
-from cryorestore.ab_initio.passes import FoundPoses, Level, PassState, pass_figures, run_passes, usable_levels
+from cryorestore.ab_initio.near import FoundPoses
+from cryorestore.ab_initio.passes import Level, PassState, first_state, run_passes, usable_levels
 from cryorestore.ab_initio.starting import given_start
 from cryorestore.ab_initio.volumes import resized_map
 from cryorestore.checkpoint import fingerprint, load_checkpoint, save_checkpoint
@@ -33,9 +34,9 @@ SHIFT_SIGMA = "rlnCryorestoreShiftSigma"
 POSE_EVIDENCE = "rlnCryorestorePoseEvidence"
 FEWEST = 50
 """particles of a half"""
+_COUNTERS = ("level", "passes", "finished")
 _UNDECIDED = 2.0
 """Standard errors of the evidence below which two seeds are equally good"""
-_DEFAULT_SHELL = 20
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def find_poses(
     shift_range
         How far a particle may be off its box's centre, along x and y, angstrom.
     max_resolution
-        Finest resolution that is compared, angstrom; None = shell 20.
+        Finest resolution that is compared, angstrom; None = as far as the box goes.
     largest_box
         Particles are compared in a box of at most so many px.
     seeds
@@ -147,24 +148,23 @@ def find_poses(
     particles = load_half(table, bg_radius=bg_radius, largest_box=largest_box)
     region = region_of(particles, mask_radius=mask_radius, mask_edge=mask_edge, shift_range=shift_range)
     width = particles.box_size * particles.pixel_size
-    levels = usable_levels(particles.box_size, max_shell=_DEFAULT_SHELL if max_resolution is None else int(width / max_resolution))
+    levels = usable_levels(particles.box_size, max_shell=None if max_resolution is None else int(width / max_resolution))
     where = select_device(device)
     shaping = {"source": source, "radius": region.radius_px, "shift": region.shift_px, "symmetry": symmetry, "seed": seed, "largest_box": largest_box}
-    shaping |= {"seeds": seeds, "iterations": iterations, "images": images, "levels": [list(vars(level).values()) for level in levels]}
+    shaping |= {"iterations": iterations, "images": images, "star": file_fingerprint(star)}
+    seeds_key = fingerprint(shaping)
     shaping |= {"start_resolution": start_resolution, "start_map": None if start_map is None else file_fingerprint(start_map)}
-    key = fingerprint({**shaping, "star": file_fingerprint(star)})
+    passes_key = fingerprint({**shaping, "seeds": seeds, "levels": [list(vars(level).values()) for level in levels]})
     figures: dict[str, Any] = {"source": source, "seeds": []}
+    how: dict[str, Any] = {"symmetry": symmetry, "seed": seed, "device": where}
     if source == "ab_initio":
-        tried = _try_seeds(
-            particles, region, Path(work_dir), key, symmetry=symmetry, iterations=iterations, images=images, seeds=seeds, seed=seed, device=where
-        )
+        tried = _try_seeds(particles, region, Path(work_dir), seeds_key, iterations=iterations, images=images, seeds=seeds, **how)
         figures |= {"seeds": tried.figures(symmetry=symmetry), "best_seed": tried.best}
         start, centres = tried.volumes[tried.best], torch.zeros(len(table), 2)
     else:
         start, centres = given_start(table, particles, region, start_map=start_map, resolution=start_resolution, symmetry=symmetry)
-    state = PassState(start, 0, centres, level=0, passes=0, evidence=())
     state, found, passes = _pass_through(
-        state, particles, region, levels, Path(work_dir) / "passes.safetensors", key, symmetry=symmetry, seed=seed, device=where
+        first_state(start, centres), particles, region, levels, Path(work_dir) / "passes.safetensors", passes_key, **how
     )
     with files_together():
         with_poses(table, found, pixel_size=particles.pixel_size).write(found_star)
@@ -231,19 +231,18 @@ def _pass_through(
     """All passes that are left, each kept on disk."""
     loaded = load_checkpoint(path, key=key)
     history: list[dict[str, Any]] = []
-    found: FoundPoses | None = None
     if loaded is not None:
         tensors, kept = loaded
         history = kept["history"]
         found = FoundPoses(**{name: tensors[name] for name in FoundPoses.__dataclass_fields__})
-        numbers = {name: kept[name] for name in ("made_at", "level", "passes", "finished")}
-        state = PassState(tensors["volume"], centres_px=tensors["centres_px"], evidence=tuple(kept["evidence"]), **numbers)
-    for reached, found in run_passes(state, particles, region, levels, symmetry=symmetry, seed=seed, device=device):
+        counters = {name: kept[name] for name in _COUNTERS}
+        state = PassState(tensors["volume"], found.shifts_px, tensors["known"], evidence=tuple(kept["evidence"]), found=found, **counters)
+    for reached, told in run_passes(state, particles, region, levels, symmetry=symmetry, seed=seed, device=device):
         state = reached
-        history.append(pass_figures(state, found))
-        tensors = {"volume": state.volume, "centres_px": state.centres_px.clone(), **vars(found)}
-        numbers = {name: getattr(state, name) for name in ("made_at", "level", "passes", "finished")}
-        save_checkpoint(path, tensors, {"key": key, "history": history, "evidence": list(state.evidence), **numbers})
-    if found is None:
+        history.append(told)
+        tensors = {"volume": state.volume, "known": state.known, **vars(state.found)}
+        counters = {name: getattr(state, name) for name in _COUNTERS}
+        save_checkpoint(path, tensors, {"key": key, "history": history, "evidence": list(state.evidence), **counters})
+    if state.found is None:
         raise CryorestoreError(f"{path}: holds no pass; remove it and run the step again")
-    return state, found, history
+    return state, state.found, history

@@ -1,4 +1,8 @@
-"""Full passes over a half: every particle against a map at growing band limit, until held-out particles gain no more evidence."""
+"""Full passes over a half: every particle against a map at growing band limit, until held-out particles gain no more evidence.
+
+Up to a band limit all poses of a grid count with their weight. From there on, where no grid would be fine enough, poses are drawn from the posterior
+near each particle's own pose (`near.py`), and the map is followed as far as the box goes.
+"""
 
 import math
 from collections.abc import Iterator
@@ -12,14 +16,15 @@ from torch import Tensor
 
 from cryorestore.ab_initio.annealing import Region, batch_size, in_box_for, make_bank
 from cryorestore.ab_initio.half import HalfParticles
-from cryorestore.ab_initio.solving import ClassSums, solve_map
+from cryorestore.ab_initio.near import FoundPoses, near_pass
+from cryorestore.ab_initio.solving import ClassSums, FittedMap, solve_map
 from cryorestore.ab_initio.volumes import resized_map
 from cryorestore.logs import get_logger, progress
 from cryorestore.posterior.grid import make_pose_grid
 from cryorestore.posterior.search import likeliest_poses, pose_weights
 
 HELD_OUT_EVERY = 10
-"""One particle of so many stays out of the maps of all but the last pass"""
+"""One particle of so many stays out of the maps of all passes but the very last"""
 
 
 @dataclass(frozen=True)
@@ -27,24 +32,31 @@ class Level:
     """Passes at one band limit."""
 
     max_shell: int
-    step: float
-    """degrees between directions"""
-    shift_share: float
-    """of the region's shift that is searched, round each particle's own centre"""
     most_passes: int
+    step: float = 0.0
+    """degrees between directions; 0 where poses are sought near each particle's own"""
+    shift_share: float = 0.0
+    """of the region's shift that is searched, round each particle's own centre"""
     relaxation: float = 0.0
     """Part of each pass's change of the map that is added once more"""
+    everything: bool = False
+    """Whether held-out particles go into the map"""
+
+    @property
+    def near(self) -> bool:
+        """Whether poses are sought near each particle's own instead of everywhere."""
+        return self.step == 0
 
 
-LEVELS = (
-    Level(max_shell=8, step=12.0, shift_share=1.0, most_passes=12, relaxation=0.7),
-    Level(max_shell=10, step=10.0, shift_share=1.0, most_passes=5, relaxation=0.5),
-    Level(max_shell=14, step=7.0, shift_share=0.5, most_passes=3),
-    Level(max_shell=20, step=5.5, shift_share=0.35, most_passes=2),
+GRIDS = (
+    Level(max_shell=8, most_passes=12, step=12.0, shift_share=1.0, relaxation=0.7),
+    Level(max_shell=10, most_passes=5, step=10.0, shift_share=1.0, relaxation=0.5),
+    Level(max_shell=14, most_passes=3, step=7.0, shift_share=0.5),
+    Level(max_shell=20, most_passes=2, step=5.5, shift_share=0.35),
 )
-"""As METHOD's trials took them; those beyond the particles' Nyquist shell or the wanted resolution are left out"""
+_NEAR_PASSES = 3
 _PLATEAU = 0.05
-"""Gain in mean held-out log evidence a particle below which a level is at its end"""
+"""Gain in mean held-out log evidence a particle below which a level is at its end, if two passes in a row do not reach it"""
 
 
 @dataclass(frozen=True)
@@ -53,38 +65,32 @@ class PassState:
 
     volume: Float[Tensor, "box box box"]
     """in the box of the level that made it"""
-    made_at: int
-    """that level's shell; 0 for a start"""
     centres_px: Float[Tensor, "n 2"]
     """of the particles, in px of the full working box"""
-    level: int
-    passes: int
+    known: Float[Tensor, "shells"]
+    """share of the map's power that is signal (`FittedMap.known`)"""
+    level: int = 0
+    passes: int = 0
     """done at this level"""
-    evidence: tuple[float, ...]
+    evidence: tuple[float, ...] = ()
     """mean held-out log evidence of every pass at this level"""
     finished: bool = False
+    found: FoundPoses | None = None
 
 
-@dataclass(frozen=True)
-class FoundPoses:
-    """Of the n particles of a half, from the last pass."""
-
-    rotations: Float[Tensor, "n 3 3"]
-    shifts_px: Float[Tensor, "n 2"]
-    """in px of the full working box"""
-    rotation_sigma: Float[Tensor, "n"]
-    """degrees"""
-    shift_sigma: Float[Tensor, "n"]
-    """px of the full working box"""
-    log_evidence: Float[Tensor, "n"]
+def first_state(volume: Float[Tensor, "box box box"], centres_px: Float[Tensor, "n 2"]) -> PassState:
+    """Before all passes."""
+    return PassState(volume, centres_px, torch.ones(volume.shape[-1] // 2 + 1))
 
 
-def usable_levels(box_size: int, *, max_shell: int) -> tuple[Level, ...]:
-    """The levels up to a band limit, the last of which is made to end there."""
-    top = min(max_shell, box_size // 2 - 2)
-    kept = [level for level in LEVELS if level.max_shell < top]
-    after = LEVELS[min(len(kept), len(LEVELS) - 1)]
-    return (*kept, replace(after, max_shell=top, step=after.step * after.max_shell / top))
+def usable_levels(box_size: int, *, max_shell: int | None = None) -> tuple[Level, ...]:
+    """The levels up to a band limit (None: as far as the box goes): grids to shell 20 at most, then poses near those, at last with all particles."""
+    end = box_size // 2 - 2 if max_shell is None else min(max_shell, box_size // 2 - 2)
+    top = min(end, GRIDS[-1].max_shell)
+    kept = [level for level in GRIDS if level.max_shell < top]
+    after = GRIDS[len(kept)]
+    near = Level(max_shell=end, most_passes=_NEAR_PASSES)
+    return (*kept, replace(after, max_shell=top, step=after.step * after.max_shell / top), near, replace(near, most_passes=1, everything=True))
 
 
 def run_passes(
@@ -96,30 +102,47 @@ def run_passes(
     symmetry: str,
     seed: int,
     device: torch.device,
-) -> Iterator[tuple[PassState, FoundPoses]]:
-    """Yield the state and the poses after every pass; taken up again from any state, the rest is the same."""
+) -> Iterator[tuple[PassState, dict[str, float | int | str]]]:
+    """Yield the state and what is told of it after every pass; taken up again from any state, the rest is the same."""
     while not state.finished:
         level = levels[state.level]
-        state, poses = _one_pass(state, particles, region, levels, symmetry=symmetry, seed=seed, device=device)
-        gained = state.evidence[-1] - state.evidence[-2] if len(state.evidence) > 1 else math.inf
-        get_logger().info("shell %d, pass %d: held-out log evidence %.2f a particle", level.max_shell, state.passes, state.evidence[-1])
-        if state.passes >= level.most_passes or gained < _PLATEAU:
-            last = state.level == len(levels) - 1
-            state = replace(state, level=state.level + (not last), passes=0, evidence=() if not last else state.evidence, finished=last)
-        yield state, poses
+        held_out = np.arange(len(particles)) % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
+        if level.near:
+            found, explained, fitted = _near_pass(state, particles, region, level, held_out, symmetry=symmetry, seed=seed)
+        else:
+            found, fitted = _grid_pass(state, particles, region, level, held_out, symmetry=symmetry, seed=seed, device=device)
+            explained = found.log_evidence
+        evidence = (*state.evidence, float(explained[torch.from_numpy(held_out)].double().mean()))
+        get_logger().info("shell %d, pass %d: held-out log evidence %.2f a particle", level.max_shell, len(evidence), evidence[-1])
+        state = replace(state, volume=fitted.volume, known=fitted.known, centres_px=found.shifts_px, found=found, evidence=evidence)
+        told = _figures(level, state, found, held_out)
+        state = moved_on(state, levels)
+        yield state, told
 
 
-def _one_pass(
+def moved_on(state: PassState, levels: tuple[Level, ...]) -> PassState:
+    """The state with its counters moved on: to the next pass, the next level or the end."""
+    evidence, passes = state.evidence, state.passes + 1
+    gained = max(evidence[-2:]) - max(evidence[:-2]) if len(evidence) > 2 else math.inf
+    if passes < levels[state.level].most_passes and gained >= _PLATEAU:
+        return replace(state, passes=passes)
+    if state.level == len(levels) - 1:
+        return replace(state, passes=passes, finished=True)
+    return replace(state, level=state.level + 1, passes=0, evidence=())
+
+
+def _grid_pass(
     state: PassState,
     particles: HalfParticles,
     region: Region,
-    levels: tuple[Level, ...],
+    level: Level,
+    held_out: NDArray[np.bool_],
     *,
     symmetry: str,
     seed: int,
     device: torch.device,
-) -> tuple[PassState, FoundPoses]:
-    level = levels[state.level]
+) -> tuple[FoundPoses, FittedMap]:
+    """All poses of a grid for every particle, and the map of their class averages."""
     small, place = in_box_for(particles, replace(region, shift_px=region.shift_px * level.shift_share), level.max_shell)
     scale = small.box_size / particles.box_size
     before = resized_map(state.volume, small.box_size)
@@ -133,19 +156,17 @@ def _one_pass(
     )
     bank = make_bank(before, small, grid, place, max_shell=level.max_shell, rings=level.max_shell, device=device)
     sums, parts = ClassSums(bank), []
-    held_out = np.arange(len(small)) % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
-    last = state.level == len(levels) - 1 and state.passes + 1 >= level.most_passes
     centres = state.centres_px * scale
-    for rows, mapped in progress(list(_batches(held_out, batch_size(grid), everything=last)), description=f"shell {level.max_shell}"):
+    for rows, mapped in progress(list(_batches(held_out, batch_size(grid), everything=level.everything)), description=f"shell {level.max_shell}"):
         matched = bank.match(small.images[rows], small.ctf(rows), centres[rows])
         weights = pose_weights(bank, matched)
         if mapped:
             sums.add(matched, weights)
         poses = likeliest_poses(bank, weights, centres[rows])
         parts.append((rows, poses, weights.log_evidence))
-    sums.scaled(len(small) / (len(small) if last else int((~held_out).sum())))
-    solved = solve_map(sums, bank, signal_power=small.signal_power, radius_px=place.radius_px, max_shell=level.max_shell)
-    volume = solved + level.relaxation * (solved - before)
+    sums.scaled(len(small) / (len(small) if level.everything else int((~held_out).sum())))
+    fitted = solve_map(sums, bank, signal_power=small.signal_power, radius_px=place.radius_px, max_shell=level.max_shell)
+    fitted = replace(fitted, volume=fitted.volume + level.relaxation * (fitted.volume - before))
     order = np.argsort(np.concatenate([rows for rows, _, _ in parts]), kind="stable")
 
     def gathered(values: list[Tensor]) -> Tensor:
@@ -155,12 +176,30 @@ def _one_pass(
         rotations=gathered([poses.rotations for _, poses, _ in parts]),
         shifts_px=gathered([poses.shifts_px for _, poses, _ in parts]) / scale,
         rotation_sigma=gathered([poses.rotation_sigma for _, poses, _ in parts]),
+        far_sigma=gathered([poses.far_sigma for _, poses, _ in parts]),
         shift_sigma=gathered([poses.shift_sigma for _, poses, _ in parts]) / scale,
         log_evidence=gathered([evidence for _, _, evidence in parts]),
     )
-    mean_evidence = float(found.log_evidence[torch.from_numpy(held_out)].double().mean())
-    next_state = PassState(volume, level.max_shell, found.shifts_px, state.level, state.passes + 1, (*state.evidence, mean_evidence))
-    return next_state, found
+    return found, fitted
+
+
+def _near_pass(
+    state: PassState, particles: HalfParticles, region: Region, level: Level, held_out: NDArray[np.bool_], *, symmetry: str, seed: int
+) -> tuple[FoundPoses, Tensor, FittedMap]:
+    """Poses near each particle's own at the full band limit, and the map of all draws."""
+    assert state.found is not None
+    map_before = FittedMap(resized_map(state.volume, particles.box_size), state.known)
+    mapped = np.ones(len(particles), bool) if level.everything else ~held_out
+    return near_pass(
+        map_before,
+        particles,
+        state.found,
+        mapped,
+        radius_px=region.radius_px,
+        max_shell=level.max_shell,
+        symmetry=symmetry,
+        seed=seed + 100 * state.level + state.passes,
+    )
 
 
 def _batches(held_out: NDArray[np.bool_], size: int, *, everything: bool) -> Iterator[tuple[NDArray[np.int64], bool]]:
@@ -171,14 +210,13 @@ def _batches(held_out: NDArray[np.bool_], size: int, *, everything: bool) -> Ite
             yield rows[start : start + size], mapped
 
 
-def pass_figures(state: PassState, found: FoundPoses) -> dict[str, float | int]:
+def _figures(level: Level, state: PassState, found: FoundPoses, held_out: NDArray[np.bool_]) -> dict[str, float | int | str]:
     """What is told of a pass: how well held-out particles are explained, and how well poses are known."""
-    held_out = torch.arange(len(found.log_evidence)) % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
-    evidence = found.log_evidence[held_out].double()
     return {
-        "max_shell": state.made_at,
-        "evidence": float(evidence.mean()),
-        "with_evidence": float((evidence > 0).double().mean()),
+        "max_shell": level.max_shell,
+        "poses": "near" if level.near else "all",
+        "evidence": state.evidence[-1],
+        "with_evidence": float((found.log_evidence[torch.from_numpy(held_out)] > 0).double().mean()),
         "rotation_sigma": float(found.rotation_sigma.median()),
         "shift_sigma_px": float(found.shift_sigma.median()),
     }

@@ -1,9 +1,10 @@
-"""The M-step: the map that fits the class averages of an E-step best, as much as the signal's power allows."""
+"""The M-step: the map that fits what an E-step found best, as much as the signal's power allows."""
 
 import math
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Complex, Float
 from torch import Tensor
 
 from cryorestore.ab_initio.volumes import filtered_map, masked_map
@@ -42,12 +43,67 @@ class ClassSums:
         self.weight *= factor
 
 
-def solve_map(
-    sums: ClassSums, bank: PoseBank, *, signal_power: Float[Tensor, "shells"], radius_px: float, max_shell: int
-) -> Float[Tensor, "box box box"]:
-    """Maximum a posteriori map: the prior is a map within a sphere whose power per shell is the images' own.
+@dataclass(frozen=True)
+class FittedMap:
+    """A map and how far it is known."""
 
-    That power is measured without poses (`baselines.wiener.estimate_signal_power`), so that a wrong pose cannot raise it.
+    volume: Float[Tensor, "box box box"]
+    known: Float[Tensor, "shells"]
+    """share of the signal's power that the images determine, shells 0 .. box // 2: the map has been multiplied with it; 0 beyond the band limit"""
+
+
+class MapSums:
+    """Slices at their poses, under a point group: what a map is fitted to.
+
+    Parameters
+    ----------
+    box_size
+        Px.
+    operators
+        Of the point group. Rotations that map the grid onto itself are applied to the sums; others cost an insertion each.
+    """
+
+    def __init__(self, box_size: int, operators: Float[Tensor, "order 3 3"]) -> None:
+        self._into = BackProjector(box_size)
+        self.coefficients = self._into.coefficients
+        on_grid = bool((operators - operators.round()).abs().max() < 1e-6)
+        self._inserted = operators[:1] if on_grid else operators
+        self._applied = operators if on_grid else None
+
+    def insert(self, numerator: Complex[Tensor, "n m"], weight: Float[Tensor, "n m"], rotations: Float[Tensor, "n 3 3"]) -> None:
+        """Add centred images times CTF over noise power, and CTF^2 over noise power."""
+        for operator in self._inserted:
+            self._into.insert(numerator, weight.sqrt(), rotations @ operator, premultiplied=True)
+
+    def fit(self, *, images: float, signal_power: Float[Tensor, "shells"], radius_px: float, max_shell: int) -> FittedMap:
+        """Maximum a posteriori map: the prior is a map within a sphere whose power per shell is the images' own.
+
+        That power is measured without poses (`baselines.wiener.estimate_signal_power`), so that a wrong pose cannot raise it.
+
+        Parameters
+        ----------
+        images
+            How often each image was counted.
+        signal_power
+            Per shell, before the CTF, orthonormal transform.
+        radius_px
+            Of the sphere.
+        max_shell
+            The map ends here.
+        """
+        equations = self._into.equations(self._applied)
+        filled = 4 / 3 * math.pi * (radius_px / equations.right.shape[-1]) ** 3
+        shells = len(equations.weight)
+        weight = equations.weight / images
+        ratio = (_PADDED_VOXELS * weight * smooth_power(signal_power)[:shells] / filled).clamp(*_RATIO)
+        known = torch.cat([ratio / (1 + ratio), torch.zeros(1)])
+        known[max_shell + 1 :] = 0
+        solved = masked_map(equations.solve(signal_to_noise=ratio), radius_px=radius_px)
+        return FittedMap(masked_map(filtered_map(solved, known), radius_px=radius_px), known)
+
+
+def solve_map(sums: ClassSums, bank: PoseBank, *, signal_power: Float[Tensor, "shells"], radius_px: float, max_shell: int) -> FittedMap:
+    """The map that fits class averages best, as much as the signal's power allows (`MapSums.fit`).
 
     Parameters
     ----------
@@ -55,31 +111,16 @@ def solve_map(
         Of one E-step or their running mean.
     bank
         That they were made with.
-    signal_power
-        Per shell, before the CTF, orthonormal transform.
-    radius_px
-        Of the sphere.
-    max_shell
-        The map ends here.
+    signal_power, radius_px, max_shell
+        As of `MapSums.fit`.
     """
-    box_size, operators = bank.box_size, bank.grid.operators
-    on_grid = bool((operators - operators.round()).abs().max() < 1e-6)
-    into = BackProjector(box_size)
+    into = MapSums(bank.box_size, bank.grid.operators)
     images = bank.polar.to_images(bank.polar.from_harmonics(sums.numerator.permute(2, 1, 0))).cpu()
     numerator, shell = into.coefficients.from_images(images), into.coefficients.shell.clamp_max(bank.rings)
     # beyond the last ring the map is held at 0 as firmly as that ring is known, which keeps the equations well-conditioned
     numerator[:, into.coefficients.count(bank.rings) :] = 0
-    weight = sums.weight.T.cpu()[:, shell]
-    for operator in operators[:1] if on_grid else operators:
-        into.insert(numerator, weight.sqrt(), bank.grid.directions @ operator, premultiplied=True)
-    equations = into.equations(operators if on_grid else None)
-    filled = 4 / 3 * math.pi * (radius_px / box_size) ** 3
-    shells = len(equations.weight)
-    ratio = (_PADDED_VOXELS * equations.weight * smooth_power(signal_power)[:shells] / filled).clamp(*_RATIO)
-    shrinkage = ratio / (1 + ratio)
-    shrinkage[max_shell + 1 :] = 0
-    solved = masked_map(equations.solve(signal_to_noise=ratio), radius_px=radius_px)
-    return masked_map(filtered_map(solved, shrinkage), radius_px=radius_px)
+    into.insert(numerator, sums.weight.T.cpu()[:, shell], bank.grid.directions)
+    return into.fit(images=1.0, signal_power=signal_power, radius_px=radius_px, max_shell=max_shell)
 
 
 def smooth_power(power: Float[Tensor, "shells"]) -> Float[Tensor, "shells"]:

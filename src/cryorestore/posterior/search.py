@@ -54,6 +54,8 @@ class Poses:
     shifts_px: Float[Tensor, "b 2"]
     rotation_sigma: Float[Tensor, "b"]
     """rms angle (degrees) between that rotation and the true one, by the posterior over all poses (equivalent ones counted as one)"""
+    far_sigma: Float[Tensor, "b"]
+    """what the poses that are not near have added to it (degrees, in square)"""
     shift_sigma: Float[Tensor, "b"]
     """rms error of the shift, both axes together, px"""
     share_near: Float[Tensor, "b"]
@@ -105,9 +107,11 @@ def likeliest_poses(bank: PoseBank, weights: PoseWeights, centres_px: Float[Tens
     first_harmonic, by_direction = weights.turned[1].sum(1), weights.by_direction
     near = closeness > math.cos(math.radians(NEAR * grid.step))
     likeliest = turned_directions(directions[best], weights.best_turn)
-    rotations = nearest_rotations(_mean_matrices(mates, first_harmonic * near, by_direction * near) + 1e-3 * likeliest)
-    everywhere = _mean_matrices(mates, first_harmonic, by_direction)
+    nearby, everywhere = _mean_matrices(mates, first_harmonic * near, by_direction * near), _mean_matrices(mates, first_harmonic, by_direction)
+    share_near = (by_direction * near).sum(1)
+    rotations = nearest_rotations(nearby + 1e-3 * likeliest)
     cosine_deficit = (3 - (rotations * everywhere).sum((1, 2))) / 2
+    far_deficit = cosine_deficit - (3 * share_near - (rotations * nearby).sum((1, 2))) / 2
     spacing = math.radians(grid.step) ** 2 / 6 + (2 * math.pi / grid.turns) ** 2 / 12
     shifts = grid.shifts_px.to(bank.device)
     mean_shift = weights.by_shift @ shifts
@@ -117,8 +121,9 @@ def likeliest_poses(bank: PoseBank, weights: PoseWeights, centres_px: Float[Tens
         rotations=rotations,
         shifts_px=mean_shift if centres_px is None else mean_shift + centres_px.to(bank.device),
         rotation_sigma=torch.rad2deg((2 * cosine_deficit.clamp_min(0) + spacing / 4).sqrt()),
+        far_sigma=torch.rad2deg((2 * far_deficit.clamp_min(0)).sqrt()),
         shift_sigma=(variance.clamp_min(0) + step**2 / 24).sqrt(),
-        share_near=(by_direction * near).sum(1),
+        share_near=share_near,
     )
 
 
