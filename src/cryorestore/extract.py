@@ -18,12 +18,11 @@ from cryorestore.io.stored import Statistics, merged, stored_images
 from cryorestore.logs import get_logger, progress
 from cryorestore.micrographs import read_micrographs
 from cryorestore.partial_stack import Finished, PartialStack
-from cryorestore.particles import ParticleTable
+from cryorestore.particles import REASON, ParticleTable
 from cryorestore.picks import PickTable, join_picks
 from cryorestore.rescale import fourier_crop
 from cryorestore.windows import EDGE_POLICIES, Windows, cut_boxes, place_windows
 
-REASON = "rlnCryorestoreRejectReason"
 _BATCH_PIXELS = 1 << 18
 """px of the micrograph that are cut at a time: 64 boxes of 64 px, one of 384 px; they stay in the processor's cache"""
 

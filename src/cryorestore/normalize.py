@@ -19,14 +19,13 @@ from cryorestore.io.mrc import Images, MrcStackWriter, stored_dtype
 from cryorestore.io.stored import StoredImages, stored_images
 from cryorestore.logs import get_logger, progress
 from cryorestore.outliers import find_outliers, outlier_groups
-from cryorestore.particles import ParticleTable
+from cryorestore.particles import REASON, ParticleTable
 from cryorestore.particles_cs import write_particles_cs
 from cryorestore.whitening_groups import Groups, whitening_groups, write_spectra
 
 if TYPE_CHECKING:
     from cryorestore.whitening import NoiseSpectra
 
-REASON = "rlnCryorestoreRejectReason"
 _BATCH_PIXELS = 2**18
 """Of one batch (64 images of 64 px, 1 of 384 px): a megabyte, so that it stays in the processor's cache from reading to the end."""
 

@@ -19,6 +19,8 @@ from cryorestore.io.relion import ANGLES, PREMULTIPLIED, to_relion_31, unmodelle
 from cryorestore.io.star import Cells, Rows, StarBlock, read_star, write_star
 from cryorestore.logs import warn_once
 
+REASON = "rlnCryorestoreRejectReason"
+"""The column of rejects that says why"""
 PIXEL_SIZE_COLUMNS = ("rlnImagePixelSize", "rlnMicrographPixelSize", "rlnMicrographOriginalPixelSize")
 
 

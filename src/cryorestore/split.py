@@ -9,13 +9,12 @@ from cryorestore.errors import CryorestoreError
 from cryorestore.files import files_together
 from cryorestore.identity import identity_fractions, particle_identities
 from cryorestore.logs import get_logger
-from cryorestore.particles import ParticleTable
+from cryorestore.particles import REASON, ParticleTable
 from cryorestore.picks import HAS_POSE
 from cryorestore.posed import posed_rows
 
 HOLDOUT = "rlnCryorestoreHoldout"
 ROW = "rlnCryorestoreRow"
-REASON = "rlnCryorestoreRejectReason"
 FEW_PARTICLES = 10
 
 
