@@ -148,6 +148,15 @@ def picks_version(wildcards):
     return cryorestore.config.picks_version(settings_of(wildcards))
 
 
+def named_files(wildcards, step):
+    """Where sizes and times of the files that an input table names are noted, and what changes with them: simulated ones are outputs of a rule."""
+    if is_simulated(settings_of(wildcards)):
+        return {}
+    record = f"{work_folder(wildcards, step)}/files.json"
+    version = cryorestore.config.named_files_version(record)
+    return {"files_record": record, "files_version": version}
+
+
 def unprocessed_particles(wildcards):
     """Particles before normalization: extracted here, or imported."""
     extracted = settings_of(wildcards)["input"]["kind"] in ("simulation", "micrographs")

@@ -47,6 +47,7 @@ rule extract_particles:
         step=step_parameters("extract_particles"),
         picks=picks,
         picks_version=picks_version,
+        named_files=partial(named_files, step="extract_particles"),
         work_dir=partial(work_folder, step="extract_particles"),
         code_version=code_version("extract_particles"),
     script:
@@ -71,6 +72,7 @@ rule import_particles:
         runtime=escalating(30),
     params:
         step=step_parameters("import_particles"),
+        named_files=partial(named_files, step="import_particles"),
         code_version=code_version("import_particles"),
     script:
         "../scripts/import_particles.py"

@@ -5,5 +5,12 @@ from cryorestore.logs import logged_step
 from cryorestore.steps import record_step
 
 with logged_step(snakemake.log[0]):
-    extract_particles(**snakemake.input, **snakemake.output, **snakemake.params.picks, **snakemake.params.step, work_dir=snakemake.params.work_dir)
+    extract_particles(
+        **snakemake.input,
+        **snakemake.output,
+        **snakemake.params.picks,
+        **snakemake.params.step,
+        **snakemake.params.named_files,
+        work_dir=snakemake.params.work_dir,
+    )
     record_step("extract_particles", inputs=snakemake.input, outputs=snakemake.output, parameters=snakemake.params.step | snakemake.params.picks)

@@ -17,6 +17,7 @@ from cryorestore.io.mrc import Images, stored_dtype
 from cryorestore.io.stored import Statistics, merged, stored_images
 from cryorestore.logs import get_logger, progress
 from cryorestore.micrographs import read_micrographs
+from cryorestore.named_files import note_files
 from cryorestore.partial_stack import Finished, PartialStack
 from cryorestore.particles import REASON, ParticleTable
 from cryorestore.picks import PickTable, join_picks
@@ -45,6 +46,8 @@ def extract_particles(
     recentre: bool = False,
     dtype: str = "float32",
     threads: int = 1,
+    files_record: str | Path | None = None,
+    files_version: str | None = None,
 ) -> None:
     """Cut a box about every pick; one stack and one table for the data set, in the order of the micrographs and of their picks.
 
@@ -84,6 +87,10 @@ def extract_particles(
         "float32" or "float16".
     threads
         Micrographs in work at a time, each in memory as it is in its file; the result does not depend on it.
+    files_record
+        Where sizes and times of the micrographs are noted, by which the next run sees whether one changed; None: nowhere.
+    files_version
+        Noted with them; changes with the micrographs.
 
     Raises
     ------
@@ -93,6 +100,8 @@ def extract_particles(
     scale = box_size if scale is None else scale
     _check_settings(box_size, scale, edge_policy)
     micrographs = read_micrographs(micrographs_star, pixel_size=pixel_size)
+    if files_record is not None:
+        note_files(files_record, (micrograph.file.path for micrograph in micrographs.micrographs), version=files_version)
     picks = join_picks(
         micrographs, coordinates=coordinates, particles_star=particles_star, figure_of_merit_threshold=figure_of_merit_threshold, recentre=recentre
     )

@@ -12,6 +12,7 @@ from cryorestore.errors import CryorestoreError
 from cryorestore.io.binding import BLOB_SIGN
 from cryorestore.io.star import Cells
 from cryorestore.logs import get_logger
+from cryorestore.named_files import note_files
 from cryorestore.particles import ParticleTable
 
 _JUDGED = 500
@@ -26,6 +27,8 @@ def import_particles(
     box_size: int | None = None,
     project_root: str | Path | None = None,
     invert_contrast: bool | Literal["auto"] = False,
+    files_record: str | Path | None = None,
+    files_version: str | None = None,
 ) -> None:
     """Write a table of RELION 3.1's form that names the stacks by their paths from the current folder.
 
@@ -46,6 +49,10 @@ def import_particles(
     invert_contrast
         Multiply the images by -1, for stacks of dark particles; "auto" does it where they are seen to be dark. A cryoSPARC table's own
         blob/sign is applied in any case, before this is judged. It stands in rlnCryorestoreBlobSign and is applied when images are read.
+    files_record
+        Where sizes and times of the stacks are noted, by which the next run sees whether one changed; None: nowhere.
+    files_version
+        Noted with them; changes with the stacks.
 
     Raises
     ------
@@ -57,6 +64,8 @@ def import_particles(
     if box_size is not None and table.box_size != box_size:
         raise CryorestoreError(f"{paths[0]}: its images have a box of {table.box_size} px, input.box_size says {box_size}; correct the configuration")
     stacks, file_id, index = table.image_locations()
+    if files_record is not None:
+        note_files(files_record, stacks, version=files_version)
     names = [os.path.relpath(stack) for stack in stacks]
     columns: dict[str, Cells] = {
         "rlnImageName": [f"{number + 1:06d}@{names[file]}" for file, number in zip(file_id.tolist(), index.tolist(), strict=True)]

@@ -14,6 +14,7 @@ import pytest
 
 from cryorestore.io.mrc import MrcStackWriter
 from cryorestore.io.star import StarBlock, write_star
+from cryorestore.named_files import note_files
 
 ROOT = Path(__file__).parents[2]
 PLANNING_LIMIT = 60.0
@@ -104,6 +105,24 @@ def test_a_data_set_that_fails_leaves_the_others_running_and_is_listed_until_it_
     assert "3 finished, 0 failed" in (three / "results/datasets.html").read_text()
     assert json.loads((three / "results/datasets.json").read_text())["counts"]["finished"] == 3
     assert planned(three, "reprocess", "--configfile", str(three / "run.yaml"), root=copy) == {}
+
+
+def test_a_changed_stack_behind_an_unchanged_table_is_read_again_once(three, copy):
+    asked = ("--configfile", str(three / "run.yaml"), "--config", "datasets=[first]")
+    code, output = snakemake(three, *asked, root=copy)
+    assert code == 0, output
+    assert planned(three, *asked, root=copy) == {}
+    stack, star = (three / "first" / name for name in ("stack.mrcs", "particles.star"))
+    before = star.stat().st_mtime_ns
+    content = bytearray(stack.read_bytes())
+    content[-2:] = b"\0\0"
+    stack.write_bytes(content)
+    assert star.stat().st_mtime_ns == before
+    assert {"import_particles", "normalize_particles", "preflight"} <= planned(three, *asked, root=copy).keys()
+    code, output = snakemake(three, *asked, root=copy)
+    assert code == 0, output
+    assert "1 of 1 files changed since they were read before" in (three / "logs/import_particles/first.log").read_text()
+    assert planned(three, *asked, root=copy) == {}
 
 
 def test_a_run_that_does_not_fit_the_disk_starts_no_job(three):
@@ -213,6 +232,9 @@ def test_two_hundred_data_sets_of_two_thousand_micrographs_are_planned_in_time(t
             (tmp_path / name / file).touch()
         for micrograph in range(2000):
             os.link(tmp_path / name / "particles.star", tmp_path / name / f"picks/mic_{micrograph:04d}.star")
+        note_files(
+            tmp_path / f"results/{name}/work/extract_particles/files.json", sorted((tmp_path / name / "picks").iterdir()), version=None
+        )  # stands for the micrographs that a former run read
         rows.append(f"{name}\tlike-this\t{name}/micrographs.star\t{name}/picks/*.star\t{name}/particles.star\n")
     (tmp_path / "like-this.yaml").write_text(
         "input: {kind: micrographs}\nextract: {box_size: 256, scale: 128}\nnormalize: {bg_radius: 48}\nmask: {radius: 90}\n"

@@ -5,6 +5,7 @@ Pure Python: the Snakefile imports this at every start, so nothing here imports 
 
 from cryorestore.config.inputs import check_inputs, input_files, pick_files, picks, picks_version
 from cryorestore.config.loading import Configuration, load_configuration
+from cryorestore.config.named_files import named_files_version
 from cryorestore.config.sources import code_version
 from cryorestore.config.steps import (
     CHANGED_MAPS,
@@ -34,6 +35,7 @@ __all__ = [
     "has_posterior",
     "input_files",
     "load_configuration",
+    "named_files_version",
     "needs_poses",
     "network_methods",
     "particle_box_size",
