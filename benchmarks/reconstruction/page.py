@@ -1,5 +1,6 @@
 """The tables of docs/reconstruction.md, from the measured cells."""
 
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,12 @@ import numpy as np
 from cells import WINDOWED
 from scipy import stats
 
-PAGE = Path(__file__).parents[2] / "docs/reconstruction.md"
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "tests"))
+
+from made_pages import write_made_part  # noqa: E402
+
+PAGE = ROOT / "docs/reconstruction.md"
 BEGIN, END = "<!-- begin of what benchmarks/reconstruction/measure.py writes -->\n", "<!-- end -->\n"
 STACKS = {"raw": "raw", "restored": "restored", "fused": "marginal", "mean_pose": "mean pose", "true_poses": "raw, true poses"}
 BACKENDS = ("native", WINDOWED, "relion", "cryodrgn")
@@ -17,8 +23,7 @@ Cells = list[dict[str, Any]]
 
 def write_page(results: dict[str, dict]) -> None:
     """Replace the measured part of the page."""
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    PAGE.write_text(before + BEGIN + measured(results) + END + rest.partition(END)[2], encoding="utf-8")
+    write_made_part(PAGE, BEGIN, END, measured(results))
 
 
 def measured(results: dict[str, dict]) -> str:

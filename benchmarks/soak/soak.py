@@ -24,6 +24,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from cryorestore.files import read_json, write_json  # noqa: E402
 from cryorestore.provenance import code_commit  # noqa: E402
+from made_pages import write_made_part  # noqa: E402
 from results_bytes import differences, fingerprints  # noqa: E402
 from slurm.running import CONFIGURATION, LOCAL, Snakemake, run_to_end, scripts  # noqa: E402
 
@@ -60,8 +61,7 @@ def write_page(figures: dict[str, Any]) -> None:
         f"commit {figures['commit'][:12]}). Runs with a result that is not the undisturbed run's, byte by byte: {figures['runs_that_differ']}. "
         f"What ran when it was killed: {hit}.\n"
     )
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    PAGE.write_text(before + BEGIN + text + END + rest.partition(END)[2], encoding="utf-8")
+    write_made_part(PAGE, BEGIN, END, text)
 
 
 def _arguments() -> argparse.Namespace:

@@ -36,6 +36,15 @@ def _nearest_shell(squared_radius: Tensor, box_size: int) -> Tensor:
     return squared_radius.sqrt().add(0.5).floor().long().clamp_max(box_size // 2 + 1)
 
 
+def filtered_map(volume: Float[Tensor, "box box box"], weights: Float[Tensor, "shells"]) -> Float[Tensor, "box box box"]:
+    """Multiply each shell of a map with its weight; shells without one are left out."""
+    shells = radial_shells_3d(volume.shape[-1])
+    factors = torch.zeros(int(shells.max()) + 1)
+    factors[: len(weights)] = weights[: len(factors)]
+    filtered: Tensor = torch.fft.irfftn(torch.fft.rfftn(volume) * factors[shells], s=volume.shape)
+    return filtered
+
+
 def hermitian_weights(box_size: int) -> Float[Tensor, "half"]:
     """How often each column of an rfft2 stands in the full transform: 1 for kx = 0 and kx = Nyquist, else 2."""
     weights = torch.full((box_size // 2 + 1,), 2.0)

@@ -17,7 +17,7 @@ from cryorestore.geometry import symmetry_matrices
 from cryorestore.particles import ParticleTable
 from cryorestore.posed import posed_rows
 from cryorestore.project import FourierVolume
-from cryorestore.reconstruct.native import BackProjector, backproject
+from cryorestore.reconstruct.native import BackProjector, backproject, shared_out
 
 LARGEST_BOX = 48
 _BATCH = 64
@@ -169,12 +169,11 @@ def _scores(particles: SmallParticles, rows: slice, other: Tensor, correlation: 
 
 
 def _map_of(particles: SmallParticles, rows: slice) -> Tensor:
-    projector, operators = BackProjector(particles.box_size), particles.operators
-    on_grid = bool((operators - operators.round()).abs().max() < 1e-6)
+    projector, (inserted, applied) = BackProjector(particles.box_size), shared_out(particles.operators)
     images, ctf, shifts = particles.images[rows], particles.ctf[rows], particles.shifts_px[rows]
-    for operator in operators[:1] if on_grid else operators:
+    for operator in inserted:
         backproject(images, ctf, particles.rotations[rows] @ operator, shifts, projector, premultiplied=particles.premultiplied)
-    return projector.volume(operators if on_grid else None)
+    return projector.volume(applied)
 
 
 def coefficients_per_shell(box_size: int) -> Float[Tensor, "shells"]:

@@ -15,7 +15,7 @@ from cryorestore.baselines.wiener import estimate_signal_power
 from cryorestore.ctf import ctf_2d
 from cryorestore.errors import CryorestoreError
 from cryorestore.files import read_json, write_json
-from cryorestore.fourier import radial_shells_3d, spread_shells
+from cryorestore.fourier import filtered_map, spread_shells
 from cryorestore.fsc import fourier_shell_correlation, read_pair
 from cryorestore.geometry import random_rotations
 from cryorestore.io.mrc import read_map, write_map
@@ -74,8 +74,8 @@ class Reference:
     ) -> "Reference":
         """The same half by another of its maps, with that map's Wiener weights (`fsc_wiener_weights`); the options are `estimate_reference`'s."""
         sphere = soft_sphere(volume.shape[-1], mask_radius / self.pixel_size, mask_edge / self.pixel_size)
-        filtered = _filter(volume, weights) * sphere * self.amplitude
-        return replace(self, volume=filtered, map_error_power=_map_error(filtered, weights, self.max_shell, seed), fsc_weights=weights)
+        filtered = filtered_map(volume, weights) * sphere * self.amplitude
+        return replace(self, volume=filtered, map_error_power=map_error_power(filtered, weights, self.max_shell, seed), fsc_weights=weights)
 
 
 def estimate_reference(
@@ -118,12 +118,12 @@ def estimate_reference(
         raise CryorestoreError(
             f"{map}: its odd and even particles agree to shell {max_shell} only, expected at least 3: poses, CTF or contrast are wrong"
         )
-    volume = _filter(full, weights) * sphere
+    volume = filtered_map(full, weights) * sphere
     noise_power = estimate_noise_power(_images(table), bg_radius=bg_radius)
     signal_power = estimate_signal_power(images_with_ctf(table), noise_power=noise_power)
     amplitude = _fit_amplitude(table, volume, noise_power, max_shell)
     volume = volume * amplitude
-    error = _map_error(volume, weights, max_shell, seed)
+    error = map_error_power(volume, weights, max_shell, seed)
     return Reference(volume, pixel_size, max_shell, noise_power, signal_power, error, weights, amplitude)
 
 
@@ -138,13 +138,6 @@ def fsc_wiener_weights(correlation: Float[Tensor, "shells"]) -> Float[Tensor, "s
     weights[0] = 1.0
     weights[end:] = 0.0
     return weights.clamp(0.0, 1.0)
-
-
-def _filter(volume: Tensor, weights: Tensor) -> Tensor:
-    shells = radial_shells_3d(volume.shape[-1])
-    per_shell = torch.cat([weights, torch.zeros(1)])
-    filtered: Tensor = torch.fft.irfftn(torch.fft.rfftn(volume) * per_shell[shells], s=volume.shape)
-    return filtered
 
 
 def _rows(count: int) -> Iterator[NDArray[np.int64]]:
@@ -184,12 +177,12 @@ def _fit_amplitude(table: ParticleTable, volume: Tensor, noise_power: Tensor, ma
     return amplitude
 
 
-def _map_error(volume: Tensor, weights: Tensor, max_shell: int, seed: int) -> Tensor:
-    """Power of the error of a map's slices, from its own power after Wiener weighting."""
-    return slice_power(volume, max_shell, seed) * (1 - weights) / weights.clamp_min(_FSC_END)
+def map_error_power(volume: Float[Tensor, "box box box"], weights: Float[Tensor, "shells"], max_shell: int, seed: int) -> Float[Tensor, "shells"]:
+    """Power of the error of a map's slices, from its own power after Wiener weighting with `weights` (shells 0 .. box // 2)."""
+    return _slice_power(volume, max_shell, seed) * (1 - weights) / weights.clamp_min(_FSC_END)
 
 
-def slice_power(volume: Float[Tensor, "box box box"], max_shell: int, seed: int) -> Float[Tensor, "shells"]:
+def _slice_power(volume: Tensor, max_shell: int, seed: int) -> Tensor:
     """Mean power of a map's slices per shell 0 .. box // 2, over 200 directions drawn with `seed`; orthonormal transform."""
     slicer = FourierVolume(volume, max_shell=max_shell)
     rotations = torch.from_numpy(random_rotations(200, np.random.default_rng(seed))).float()

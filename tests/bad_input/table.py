@@ -9,6 +9,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from bad_input.cases import CASES
 from bad_input.running import run_case
 from cryorestore.config.paths import PROJECT_ROOT
+from made_pages import write_made_part
 
 PAGE = PROJECT_ROOT / "docs" / "troubleshooting.md"
 BEGIN = "<!-- made by tests/bad_input/table.py from the tests; do not edit -->\n"
@@ -33,9 +34,7 @@ def table() -> str:
 
 def main() -> None:
     """Write it into the page."""
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    _, _, after = rest.partition(END)
-    PAGE.write_text(f"{before}{BEGIN}{table()}{END}{after}", encoding="utf-8")
+    write_made_part(PAGE, BEGIN, END, table())
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import pytest
 from bad_input.cases import CASES
 from bad_input.running import run_case
 from bad_input.table import BEGIN, END, PAGE, row
+from made_pages import made_part
 
 
 def contents(folder):
@@ -15,7 +16,7 @@ def contents(folder):
 
 
 def documented():
-    return PAGE.read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0]
+    return made_part(PAGE, BEGIN, END)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -1,7 +1,12 @@
 """The table of fuzzed files in docs/troubleshooting.md, made from benchmarks/fuzz/results.json: `python tests/fuzz/table.py`."""
 
 import json
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from made_pages import write_made_part
 
 ROOT = Path(__file__).parents[2]
 PAGE, FIGURES = ROOT / "docs/troubleshooting.md", ROOT / "benchmarks/fuzz/results.json"
@@ -31,9 +36,7 @@ def table() -> str:
 
 def main() -> None:
     """Write it into the page."""
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    _, _, after = rest.partition(END)
-    PAGE.write_text(f"{before}{BEGIN}{table()}{END}{after}", encoding="utf-8")
+    write_made_part(PAGE, BEGIN, END, table())
 
 
 if __name__ == "__main__":

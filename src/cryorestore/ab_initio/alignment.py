@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from cryorestore.ab_initio.volumes import filtered_map, resized_map
+from cryorestore.ab_initio.volumes import resized_map
+from cryorestore.fourier import filtered_map
 from cryorestore.geometry import symmetry_matrices
 from cryorestore.posterior.grid import make_pose_grid, turned_directions
 

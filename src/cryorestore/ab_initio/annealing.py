@@ -15,7 +15,8 @@ from torch import Tensor
 
 from cryorestore.ab_initio.half import HalfParticles
 from cryorestore.ab_initio.solving import ClassSums, solve_map
-from cryorestore.ab_initio.volumes import filtered_map, masked_map
+from cryorestore.ab_initio.volumes import masked_map
+from cryorestore.fourier import filtered_map
 from cryorestore.logs import progress
 from cryorestore.posterior.bank import PoseBank
 from cryorestore.posterior.grid import PoseGrid, make_pose_grid

@@ -1,6 +1,5 @@
 """The particles of one half, small enough for a band limit, with their spectra: nothing of the other half enters."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,6 +14,7 @@ from cryorestore.errors import CryorestoreError
 from cryorestore.noise import estimate_noise_power
 from cryorestore.particles import ParticleTable
 from cryorestore.posterior.polar import smooth_even
+from cryorestore.reference import images_with_ctf
 from cryorestore.rescale import fourier_crop
 
 _BATCH = 256
@@ -91,18 +91,11 @@ def load_half(table: ParticleTable, *, bg_radius: float, largest_box: int) -> Ha
         raise CryorestoreError(f"{table.path}: the images are multiplied with their CTF, whose noise is not white; extract them without")
     count, box_size = len(table), table.box_size
     noise = estimate_noise_power((torch.from_numpy(images) for images in table.iter_images(_BATCH)), bg_radius=bg_radius)
-    parameters = table.ctf_parameters()
-
-    def with_ctf() -> Iterator[tuple[Tensor, Tensor]]:
-        for start in range(0, count, _BATCH):
-            rows = np.arange(start, min(start + _BATCH, count))
-            yield torch.from_numpy(table.load_images(rows)), ctf_2d(parameters.take(rows), box_size=box_size, pixel_size=table.pixel_size)
-
-    signal = estimate_signal_power(with_ctf(), noise_power=noise)
+    signal = estimate_signal_power(images_with_ctf(table), noise_power=noise)
     small = min(largest_box, box_size)
     images = np.empty((count, small, small), np.float32)
     for start in range(0, count, _BATCH):
         part = table.load_images(slice(start, start + _BATCH))
         images[start : start + _BATCH] = fourier_crop(part, small) * np.float32(box_size / small)
     shells = small // 2 + 1
-    return HalfParticles(torch.from_numpy(images), parameters, table.pixel_size * box_size / small, noise[:shells], signal[:shells])
+    return HalfParticles(torch.from_numpy(images), table.ctf_parameters(), table.pixel_size * box_size / small, noise[:shells], signal[:shells])

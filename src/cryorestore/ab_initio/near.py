@@ -17,7 +17,7 @@ from cryorestore.geometry import symmetry_matrices
 from cryorestore.logs import progress
 from cryorestore.posterior import LocalPosterior, PosteriorPoses
 from cryorestore.project import FourierVolume
-from cryorestore.reference import slice_power
+from cryorestore.reference import map_error_power
 
 ROTATION_SIGMA = 3.0
 """Degrees rms of the search: half the step of the last grid"""
@@ -26,7 +26,6 @@ SHIFT_SIGMA = 1 / 128
 _EVERY = 3
 """One of so many draws goes into the map"""
 _BATCH = 16
-_LEAST_KNOWN = 0.05
 
 
 @dataclass(frozen=True)
@@ -84,11 +83,10 @@ def near_pass(
     known = torch.zeros_like(noise)
     known[: len(before.known)] = before.known
     slicer = FourierVolume(before.volume, max_shell=max_shell)
-    lacking = (1 - known) / known.clamp_min(_LEAST_KNOWN)
     posterior = LocalPosterior(
         slicer,
         noise_power=noise,
-        map_error_power=slice_power(before.volume, max_shell, seed) * lacking,
+        map_error_power=map_error_power(before.volume, known, max_shell, seed),
         rotation_sigma=ROTATION_SIGMA,
         shift_sigma=SHIFT_SIGMA * particles.box_size,
     )

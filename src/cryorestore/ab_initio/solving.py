@@ -7,10 +7,11 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
-from cryorestore.ab_initio.volumes import filtered_map, masked_map
+from cryorestore.ab_initio.volumes import masked_map
+from cryorestore.fourier import filtered_map
 from cryorestore.posterior.bank import MatchedImages, PoseBank
 from cryorestore.posterior.search import PoseWeights
-from cryorestore.reconstruct.native import BackProjector
+from cryorestore.reconstruct.native import BackProjector, shared_out
 
 _PADDED_VOXELS = 8
 """Grid points of the padded transform, in which slices are added up, for each one of the map's own"""
@@ -66,9 +67,7 @@ class MapSums:
     def __init__(self, box_size: int, operators: Float[Tensor, "order 3 3"]) -> None:
         self._into = BackProjector(box_size)
         self.coefficients = self._into.coefficients
-        on_grid = bool((operators - operators.round()).abs().max() < 1e-6)
-        self._inserted = operators[:1] if on_grid else operators
-        self._applied = operators if on_grid else None
+        self._inserted, self._applied = shared_out(operators)
 
     def insert(self, numerator: Complex[Tensor, "n m"], weight: Float[Tensor, "n m"], rotations: Float[Tensor, "n 3 3"]) -> None:
         """Add centred images times CTF over noise power, and CTF^2 over noise power."""

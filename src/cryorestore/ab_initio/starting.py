@@ -7,8 +7,9 @@ from torch import Tensor
 
 from cryorestore.ab_initio.annealing import MAX_SHELL, Region, in_box_for, scaled_to_signal
 from cryorestore.ab_initio.half import HalfParticles
-from cryorestore.ab_initio.volumes import filtered_map, masked_map, resized_map
+from cryorestore.ab_initio.volumes import masked_map, resized_map
 from cryorestore.errors import CryorestoreError
+from cryorestore.fourier import filtered_map
 from cryorestore.geometry import symmetry_matrices
 from cryorestore.io.mrc import read_map
 from cryorestore.particles import ParticleTable

@@ -1,10 +1,9 @@
-"""Maps of one width in boxes of different size, filtered and masked; their transform's scale is kept, not their grey values."""
+"""Maps of one width in boxes of different size, and masked; their transform's scale is kept, not their grey values."""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cryorestore.fourier import radial_shells_3d
 from cryorestore.masks import soft_sphere
 
 
@@ -23,15 +22,6 @@ def resized_map(volume: Float[Tensor, "box box box"], box_size: int) -> Float[Te
     whole[place, place, place] = transform[inner, inner, inner]
     real: Tensor = torch.fft.fftshift(torch.fft.ifftn(torch.fft.ifftshift(whole)).real)
     return real * (box_size / given)
-
-
-def filtered_map(volume: Float[Tensor, "box box box"], weights: Float[Tensor, "shells"]) -> Float[Tensor, "box box box"]:
-    """Multiply each shell with its weight; shells without one are left out."""
-    shells = radial_shells_3d(volume.shape[-1])
-    factors = torch.zeros(int(shells.max()) + 1)
-    factors[: len(weights)] = weights[: len(factors)]
-    filtered: Tensor = torch.fft.irfftn(torch.fft.rfftn(volume) * factors[shells], s=volume.shape)
-    return filtered
 
 
 def masked_map(volume: Float[Tensor, "box box box"], *, radius_px: float) -> Float[Tensor, "box box box"]:

@@ -167,6 +167,14 @@ def _turned_sum(part: Tensor, operators: Tensor, sign: float) -> Tensor:
     return kept
 
 
+def shared_out(operators: Float[Tensor, "order 3 3"]) -> tuple[Float[Tensor, "k 3 3"], Float[Tensor, "order 3 3"] | None]:
+    """At which rotations of a point group images are inserted, and which are applied to the sums (`BackProjector.equations`): all of them, at the
+    price of one, where they map the grid onto itself; else an insertion each.
+    """
+    on_grid = bool((operators - operators.round()).abs().max() < 1e-6)
+    return (operators[:1], operators) if on_grid else (operators, None)
+
+
 def cleared_corners(volume: Float[Tensor, "box box box"]) -> Float[Tensor, "box box box"]:
     """The map inside the sphere that touches the box: its corners hold aliases, and RELION clears them likewise."""
     box_size = volume.shape[-1]
@@ -212,10 +220,7 @@ class OddEvenProjectors:
     def __init__(self, box_size: int, *, symmetry: str = "C1") -> None:
         self.coefficients = CoefficientSet(box_size, box_size // 2)
         self._accumulators = [BackProjector(box_size), BackProjector(box_size)]
-        operators = torch.from_numpy(symmetry_matrices(symmetry)).float()
-        on_grid = bool((operators - operators.round()).abs().max() < 1e-6)
-        self._inserted = operators[:1] if on_grid else operators
-        self._applied = operators if on_grid else None
+        self._inserted, self._applied = shared_out(torch.from_numpy(symmetry_matrices(symmetry)).float())
 
     def insert(
         self,
