@@ -78,7 +78,7 @@ bench-extraction-quick: $(PRODUCT) ## the same with small sets, at most four min
 bench-reconstruction: $(PRODUCT) $(PEERS) ## maps against a known truth, by use of the particles and by backend, and what they cost (quiet machine; goes on where it was stopped)
 	$(BIN)/python benchmarks/reconstruction/measure.py
 
-bench-reconstruction-quick: $(PRODUCT) $(PEERS) ## a few small cells of it, at most four minutes
+bench-reconstruction-quick: $(PRODUCT) $(PEERS) ## three small cells of it, measured afresh: fails unless the order of the tables holds
 	$(BIN)/python benchmarks/reconstruction/measure.py --quick
 bench-joint: $(PRODUCT) ## particles without map or poses restore themselves: all cells that are stale, into docs/joint.md (hours; goes on where it was stopped)
 	$(BIN)/python benchmarks/joint/measure.py
