@@ -24,7 +24,7 @@ from cryorestore.report.verdict import write_verdict
 from results_tree import Tree, make_tree
 
 VIEWER = files("cryorestore") / "vendor/3Dmol-min.js"
-VOID = {"meta", "link", "img", "input", "br"}
+VOID = {"meta", "link", "img", "input", "br", "wbr"}
 
 
 class Page(HTMLParser):
