@@ -16,7 +16,7 @@ import platform
 import tempfile
 from pathlib import Path
 
-from cells import backends_cell, installed, rates_cell, stacks_cell
+from cells import PROGRAMS, backends_cell, installed, rates_cell, stacks_cell
 from page import write_page
 
 import cryorestore
@@ -104,6 +104,10 @@ def rates(count: int, box: int, *, repeats: int) -> tuple[str, dict]:
 def measure(name: str, cell: dict, folder: Path) -> None:
     """Measure a cell unless it is there for this code, these settings and, where programs or seconds matter, these programs and this machine."""
     known, key = read_json(RESULTS) if RESULTS.exists() else {}, key_of(cell)
+    missing = [program for program in PROGRAMS if program in known.get(name, {}).get("figures", {}) and program not in installed()]
+    if missing:
+        print(f"{name}: left as it is, for {' and '.join(missing)}, which it has, is not installed here", flush=True)
+        return
     if known.get(name, {}).get("key") != key:
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             figures = KINDS[cell["kind"]](Path(scratch), cell)
