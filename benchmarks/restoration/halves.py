@@ -34,7 +34,7 @@ FILES = ("simulation.py", "halves.py")
 @dataclass(frozen=True)
 class Scale:
     """How much is measured: scored particles of a cell, particles of a half, training pairs of all tiers together, processor seconds of a training,
-    and the tiers (SNR, structural noise) that a training covers.
+    the tiers (SNR, structural noise) that a training covers, and, where the time is not to count, the steps of every training.
     """
 
     count: int
@@ -42,6 +42,7 @@ class Scale:
     pairs: int
     seconds: float
     tiers: tuple[tuple[float, str], ...]
+    steps: int | None = None
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,12 @@ from limit import FILES as LIMIT_FILES
 from limit import MODULES as LIMIT_MODULES
 from limit import exact_limit
 from networks import NETWORK_FILES, NETWORK_MODULES, network_settings, networks
-from scoring import calibration
+from scoring import calibration, shell_means, shell_power, without_mean
 from simulation import Particles
 from torch import Tensor
 
 from cryorestore.config import needs_poses
+from cryorestore.metrics import score_images
 from cryorestore.particles import ParticleTable
 from cryorestore.restore import Restorer, load_restorer
 
@@ -29,7 +30,7 @@ MODULES = {
     "bm3d": ("baselines.peer_worker",),
     "projection": ("reference",),
     "true-pose": ("reference",),
-    "map-bayes": ("posterior.local", "reference"),
+    "map-bayes": ("posterior.local", "reference", "map_error"),
     "limit": LIMIT_MODULES,
 }
 """Modules of the library that lanes without a network run."""
@@ -39,6 +40,8 @@ EXTERNAL = ("topaz", "bm3d")
 """Lanes whose program may be missing."""
 SLOW_IMAGES = 32
 """Images that a lane with 2,000 evaluations restores."""
+DRAWS, DRAW_STEPS, DRAWN_IMAGES = 16, 20, 64
+"""Samples of each image, evaluations of each sample, and images that they are drawn for, where samples tell the uncertainty."""
 
 
 def is_trained(lane: str) -> bool:
@@ -93,7 +96,10 @@ def restore_with(half: Half, lane: str, kind: str, *, peer_python: str) -> tuple
     started = clock()
     restored, deviation, evaluations = run(restorer, scored, rotations, shifts)
     facts = {"evaluations": evaluations, "particles_a_second": round(len(restored) / max(clock() - started, 1e-6), 2), "training": training}
-    return restored, facts | ({} if deviation is None else {"calibration": calibration(restored, deviation, scored.clean)})
+    facts |= {} if deviation is None else {"calibration": calibration(restored, deviation, scored.clean)}
+    if lane == "ours" and (half.structure, half.seed) == ("none", 1):
+        facts["samples"] = drawn_samples(restorer, scored.take(slice(0, DRAWN_IMAGES)), rotations[:DRAWN_IMAGES], shifts[:DRAWN_IMAGES])
+    return restored, facts
 
 
 def run(restorer: Restorer, particles: Particles, rotations: Any, shifts_px: Any) -> tuple[Tensor, Tensor | None, int]:
@@ -109,6 +115,36 @@ def run(restorer: Restorer, particles: Particles, rotations: Any, shifts_px: Any
             deviations += [] if restored.deviation is None else [restored.deviation]
             evaluations = restored.network_evaluations
     return torch.cat(images), torch.cat(deviations) if deviations else None, evaluations
+
+
+def drawn_samples(restorer: Restorer, particles: Particles, rotations: Any, shifts_px: Any) -> dict[str, Any]:
+    """What samples of the diffusion (SR3's sampler) tell of the error of their mean: by themselves, and with the map's error, of which they
+    know nothing; per shell, power of the error and of what is predicted of it.
+    """
+    if restorer.denoiser is None or restorer.conditions.map_error is None:
+        raise TypeError("samples need a diffusion network that sees the pose posterior")
+    matrices, moved, parts, seeds = torch.from_numpy(rotations).float(), torch.from_numpy(shifts_px).float(), [], range(len(particles.images))
+    for start in range(0, len(particles.images), BATCH):
+        rows = slice(start, start + BATCH)
+        channels = restorer.conditions(particles.images[rows], particles.ctf[rows], matrices[rows], moved[rows], seeds[rows]).channels
+        options = {"sampler": "ancestral", "steps": DRAW_STEPS}
+        draws = [restorer.denoiser.restore(channels, seeds=[1000 * number + seed for seed in seeds[rows]], **options)[0] for number in range(DRAWS)]
+        parts.append(torch.stack(draws, 1))
+    samples = torch.cat(parts)
+    mean, larger, map_error = samples.mean(1), 1 + 1 / DRAWS, restorer.conditions.map_error  # the mean of few samples errs itself
+    variance, added = larger * samples.var(1), map_error.variance(particles.ctf)
+    own = larger * DRAWS / (DRAWS - 1) * shell_power(samples - mean[:, None])
+    of_map = shell_means(particles.ctf.square()) * map_error.power[1 : len(own) + 1]
+    return {
+        "draws": DRAWS,
+        "steps": DRAW_STEPS,
+        "images": len(samples),
+        "nmse": float(score_images(mean, particles.clean).nmse.mean()),
+        "nmse_of_one": float(score_images(samples[:, 0], particles.clean).nmse.mean()),
+        "alone": calibration(mean, variance.sqrt(), particles.clean),
+        "with_map": calibration(mean, (variance + added).sqrt(), particles.clean),
+        "shells": {"actual": shell_power(without_mean(particles.clean - mean)).tolist(), "alone": own.tolist(), "with_map": (own + of_map).tolist()},
+    }
 
 
 def _source(kind: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from halves import FILES, MODULES, SETTINGS, Half
+from halves import FILES, MODULES, SETTINGS, Half, Scale
 from keys import key_of, lock
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -21,7 +21,7 @@ from cryorestore.training_data import TrainingPairs
 
 FIRST_SHARE, RESTORING_SHARE = 0.5, 0.25
 """Parts of the time: of the diffusion network where a post-processing network follows, and at most of restoring pairs for that one."""
-PROBE_STEPS, PROBE_REPEATS, PROBE_PAIRS = (2, 10), 3, 320
+PROBE_STEPS, PROBE_REPEATS, PROBE_PAIRS = (2, 14), 3, 64
 """Lengths of the short trainings that tell what a step costs; of the repeats the fastest counts, for other programs slow them down."""
 BATCH, AVERAGED = 32, 20
 """Images of a step, and the part of the steps (one in so many) that the running mean of the weights spans."""
@@ -35,7 +35,7 @@ def network_settings(lane: str, half: Half, kind: str) -> dict[str, Any]:
     method = SETTINGS["methods"][lane]
     settings = {"method": method, "diffusion": SETTINGS["diffusion"], "posterior": SETTINGS["posterior"], "kind": kind, "seed": half.seed}
     settings |= {"postprocess": SETTINGS["postprocess"]} if method["postprocess"] else {}
-    return settings | {name: getattr(half.scale, name) for name in ("half", "pairs", "seconds", "tiers")}
+    return settings | {name: getattr(half.scale, name) for name in ("half", "pairs", "seconds", "tiers", "steps")}
 
 
 def networks(lane: str, half: Half, kind: str) -> tuple[dict[str, Path], dict[str, Any]]:
@@ -48,27 +48,29 @@ def networks(lane: str, half: Half, kind: str) -> tuple[dict[str, Path], dict[st
     with lock(folder / "training.lock"):
         if not (folder / "training.json").exists():
             pairs = half.pairs(kind, with_posterior=has_posterior(SETTINGS["methods"][lane]))
-            write_json(folder / "training.json", train(lane, pairs, folder, weights, seconds=half.scale.seconds, seed=half.seed))
+            write_json(folder / "training.json", train(lane, pairs, folder, weights, half.scale, seed=half.seed))
     return weights, read_json(folder / "training.json")
 
 
-def train(lane: str, pairs: Path, folder: Path, weights: Mapping[str, Path], *, seconds: float, seed: int) -> dict[str, Any]:
-    """Train within the time; what was interrupted goes on, with the numbers of steps that its start settled on."""
-    method = SETTINGS["methods"][lane]
+def train(lane: str, pairs: Path, folder: Path, weights: Mapping[str, Path], scale: Scale, *, seed: int) -> dict[str, Any]:
+    """Train within the time, or so many steps; what was interrupted goes on, with the numbers of steps that its start settled on."""
+    method, seconds, fixed = SETTINGS["methods"][lane], scale.seconds, scale.steps
     first, common = {name: method[name] for name in ("condition", "network", "prediction")}, _common("diffusion", seed)
 
     def diffusion(data: Path, where: Path, steps: int) -> None:
         train_diffusion(pairs=data, **first, **_files(weights["diffusion_weights"], where), **_length(steps), **common)
 
     if not method["postprocess"]:
-        return {"diffusion": _stage(folder / "diffusion", pairs, diffusion, seconds=seconds)}
-    facts = {"diffusion": _stage(folder / "diffusion", pairs, diffusion, seconds=FIRST_SHARE * seconds)}
+        return {"diffusion": _stage(folder / "diffusion", pairs, diffusion, seconds=seconds, fixed=fixed)}
+    facts = {"diffusion": _stage(folder / "diffusion", pairs, diffusion, seconds=FIRST_SHARE * seconds, fixed=fixed)}
     then, light = {name: method[name] for name in ("sampler", "sampler_steps")}, _common("postprocess", seed)
 
     def postprocess(data: Path, where: Path, steps: int) -> None:
         files = _files(weights["postprocess_weights"], where) | {"diffusion_weights": weights["diffusion_weights"]}
         train_postprocess(pairs=data, **then, **files, **_length(steps), **light)
 
+    if fixed is not None:
+        return facts | {"postprocess": _stage(folder / "postprocess", pairs, postprocess, seconds=seconds, fixed=fixed)}
     few, each = folder / "pairs.safetensors", seconds_to_restore(pairs, weights["diffusion_weights"], **then)
     if not few.exists():
         _take(pairs, few, round(RESTORING_SHARE * seconds / each))
@@ -78,11 +80,11 @@ def train(lane: str, pairs: Path, folder: Path, weights: Mapping[str, Path], *, 
     return facts
 
 
-def _stage(state: Path, pairs: Path, training: Callable[[Path, Path, int], None], *, seconds: float) -> dict[str, Any]:
+def _stage(state: Path, pairs: Path, training: Callable[[Path, Path, int], None], *, seconds: float, fixed: int | None = None) -> dict[str, Any]:
     """One training, at most once: its pairs and steps, and the processor seconds that it took (None where it was interrupted)."""
     done, interrupted = state.with_suffix(".done.json"), state.exists()
     if not done.exists():
-        steps, begun = _settled(state, pairs, training, seconds=seconds), time.process_time()
+        steps, begun = fixed or _settled(state, pairs, training, seconds=seconds), time.process_time()
         training(pairs, state, steps)
         took = None if interrupted else round(time.process_time() - begun, 1)
         write_json(done, {"pairs": TrainingPairs(pairs, ["clean"]).count, "steps": steps, "seconds": took})

@@ -4,6 +4,7 @@ import torch
 from simulation import PIXEL, Particles
 from torch import Tensor
 
+from cryorestore.fourier import to_fourier
 from cryorestore.metrics import GreyScaleRegression, first_crossing, fourier_ring_correlation, mean_interval, score_images
 
 
@@ -44,3 +45,15 @@ def calibration(restored: Tensor, deviation: Tensor, clean: Tensor) -> dict:
     error = without_mean(clean - restored)[:, disc]
     inside = error.abs() <= 1.645 * deviation[:, disc]
     return {"coverage_90": float(inside.float().mean()), "predicted_over_actual": float(deviation[:, disc].square().mean() / error.square().mean())}
+
+
+def shell_power(images: Tensor) -> Tensor:
+    """Mean power of each shell 1 .. box // 2 - 1 (orthonormal transform) over images of one box."""
+    return shell_means(to_fourier(images).abs().square())
+
+
+def shell_means(half_plane: Tensor) -> Tensor:
+    """Mean of values on the half plane (..., box, box // 2 + 1) over each shell 1 .. box // 2 - 1 and all images."""
+    box = half_plane.shape[-2]
+    radius = torch.hypot(torch.fft.fftfreq(box, 1 / box)[:, None], torch.arange(box // 2 + 1.0)).round().long()
+    return torch.stack([half_plane[..., radius == shell].mean() for shell in range(1, box // 2)])

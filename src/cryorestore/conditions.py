@@ -10,6 +10,7 @@ from torch import Tensor
 from cryorestore.baselines.filters import POSED_FILTERS, Filter
 from cryorestore.baselines.wiener import wiener_filter
 from cryorestore.fourier import to_fourier, to_real
+from cryorestore.map_error import MapError
 from cryorestore.posterior import LocalPosterior
 from cryorestore.project import FourierVolume
 from cryorestore.reference import Reference
@@ -20,7 +21,10 @@ POSE_CONDITIONS = ("mean", "deviation")
 
 @dataclass(frozen=True)
 class Conditions:
-    """Channels by name, each (b, box, box); `log_evidence` (b,) where the posterior was computed."""
+    """Channels by name, each (b, box, box); `log_evidence` (b,) where the posterior was computed.
+
+    The deviation is that of the pose posterior and of the map's own error together.
+    """
 
     channels: dict[str, Float[Tensor, "b box box"]]
     log_evidence: Float[Tensor, "b"] | None
@@ -59,6 +63,7 @@ class ConditionMaker:
         self.names = tuple(name for name in (*IMAGE_CONDITIONS, *POSE_CONDITIONS) if name in names)
         self._filters = dict(filters or {})
         self._posterior: LocalPosterior | None = None
+        self.map_error: MapError | None = None
         if any(name in names for name in POSE_CONDITIONS):
             self._posterior = LocalPosterior(
                 FourierVolume(reference.volume, max_shell=reference.max_shell),
@@ -68,6 +73,7 @@ class ConditionMaker:
                 shift_sigma=shift_sigma / reference.pixel_size,
                 rotations=posterior_rotations,
             )
+            self.map_error = MapError(reference, rotation_sigma=rotation_sigma, shift_sigma=shift_sigma)
 
     @property
     def has_posterior(self) -> bool:
@@ -98,7 +104,8 @@ class ConditionMaker:
                 channels[name] = wiener_filter(images, ctf, signal_power=self.reference.signal_power, noise_power=self.reference.noise_power)
         for name, restore in self._filters.items():
             channels[name] = restore(images, ctf, rotations, shifts_px)
-        if self._posterior is None:
+        if self._posterior is None or self.map_error is None:
             return Conditions(channels, None)
         result = self._posterior(images, ctf, rotations, shifts_px, seeds)
-        return Conditions(channels | {"mean": result.mean, "deviation": result.deviation}, result.log_evidence)
+        deviation = (result.deviation.square() + self.map_error.variance(ctf)).sqrt()
+        return Conditions(channels | {"mean": result.mean, "deviation": deviation}, result.log_evidence)
