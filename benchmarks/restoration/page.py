@@ -60,7 +60,7 @@ def page_text(cells: list[dict], figures: list[str]) -> str:
     """The page."""
     conformers = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(CONFORMERS.glob("*.json"))]
     parts = [target_table(cells, conformers), *(table(group, cells) for group in groups(cells))]
-    parts += [limit_table(cells), calibration_table(cells), conformer_table(conformers), absent(cells)]
+    parts += [limit_table(cells), calibration_table(cells), samples_table(cells), conformer_table(conformers), absent(cells)]
     text = TEXT.read_text(encoding="utf-8").replace("<!-- tables -->", "\n".join(part for part in parts if part).rstrip())
     return text.replace("<!-- figures -->", "\n\n".join(f"![{name.partition('.')[0]}](benchmark/{name})" for name in figures))
 
@@ -153,6 +153,33 @@ def calibration_table(cells: list[dict]) -> str:
         noise = ("" if structure == "none" else f", {structure}") + ("" if molecule == "demo" else f", {molecule.upper()}")
         lines.append(f"| `{lane}` | {MAPS[kind]} | SNR {-snr:g}{noise} | {len(figures)} | {coverage:.3f} | {ratio:.2f} |")
     return "\n".join([*lines, ""]) if found else ""
+
+
+SHOWN_SHELLS = (4, 8, 12, 16, 20, 24)
+
+
+def samples_table(cells: list[dict]) -> str:
+    """What draws from the diffusion tell of their error."""
+    found = [cell for cell in cells if "samples" in cell]
+    if not found:
+        return ""
+    first = found[0]["samples"]
+    sets = f"{first['draws']} draws of {first['steps']} evaluations for each of {first['images']} particles, one seed"
+    lines = [f"### Uncertainty: draws from the diffusion of `ours`, {sets}", ""]
+    lines += ["Of the mean of the draws: by their spread alone, and with the map's error added, of which draws know nothing. Shells: with the map's error."]
+    lines += ["A perfect draw has twice the error of the posterior mean.", ""]
+    head = ["map", "SNR", "NMSE of one draw", "of their mean", "90 % interval, spread alone", "with the map's error", "predicted over actual, spread alone"]
+    head += ["with the map's error", *(f"shell {shell}" for shell in SHOWN_SHELLS)]
+    lines += ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for cell in sorted(found, key=lambda cell: (cell["settings"]["map"], -cell["settings"]["snr"])):
+        told, settings = cell["samples"], cell["settings"]
+        row = [MAPS[settings["map"]], f"{settings['snr']:g}", f"{told['nmse_of_one']:.4f}", f"{told['nmse']:.4f}"]
+        row += [f"{told[part]['coverage_90']:.3f}" for part in ("alone", "with_map")]
+        row += [f"{told[part]['predicted_over_actual']:.2f}" for part in ("alone", "with_map")]
+        shells = told["shells"]
+        row += [f"{shells['with_map'][shell - 1] / shells['actual'][shell - 1]:.2f}" for shell in SHOWN_SHELLS]
+        lines.append("| " + " | ".join(row) + " |")
+    return "\n".join([*lines, ""])
 
 
 def conformer_table(cells: list[dict]) -> str:
