@@ -94,6 +94,13 @@ bench-restoration: $(PRODUCT) ## restoration quality of every lane, docs/benchma
 bench-restoration-quick: $(PRODUCT) ## small sets at one SNR, at most four minutes: the order at the top is checked
 	$(BIN)/python benchmarks/restoration/measure.py --quick
 
+bench-claims: $(PRODUCT) ## the paper's claims, docs/claims.md (half an hour of a core; goes on where it was stopped)
+	$(BIN)/python benchmarks/claims/measure.py
+	$(BIN)/python benchmarks/claims/page.py
+
+bench-claims-quick: $(PRODUCT) ## every kind of its cells, tiny, at most four minutes
+	$(BIN)/python benchmarks/claims/measure.py --quick
+
 peers-topaz: $(PEERS) ## Topaz-Denoise (GPL-3), for the method topaz
 	.venv-peers/bin/python $(PIP_INSTALL) --no-deps topaz-em==0.3.20
 

@@ -166,9 +166,19 @@ def samples_table(cells: list[dict]) -> str:
     first = found[0]["samples"]
     sets = f"{first['draws']} draws of {first['steps']} evaluations for each of {first['images']} particles, one seed"
     lines = [f"### Uncertainty: draws from the diffusion of `ours`, {sets}", ""]
-    lines += ["Of the mean of the draws: by their spread alone, and with the map's error added, of which draws know nothing. Shells: with the map's error."]
+    lines += [
+        "Of the mean of the draws: by their spread alone, and with the map's error added, of which draws know nothing. Shells: with the map's error."
+    ]
     lines += ["A perfect draw has twice the error of the posterior mean.", ""]
-    head = ["map", "SNR", "NMSE of one draw", "of their mean", "90 % interval, spread alone", "with the map's error", "predicted over actual, spread alone"]
+    head = [
+        "map",
+        "SNR",
+        "NMSE of one draw",
+        "of their mean",
+        "90 % interval, spread alone",
+        "with the map's error",
+        "predicted over actual, spread alone",
+    ]
     head += ["with the map's error", *(f"shell {shell}" for shell in SHOWN_SHELLS)]
     lines += ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for cell in sorted(found, key=lambda cell: (cell["settings"]["map"], -cell["settings"]["snr"])):
