@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cryorestore.config import CHANGED_MAPS, fused_stacks, has_poses, has_posterior, input_files, network_methods, particle_box_size, pick_files
+from cryorestore.config import CHANGED_MAPS, fused_stacks, has_poses, has_posterior, input_files, particle_box_size, pick_files
 from cryorestore.errors import CryorestoreError
 from cryorestore.io.coordinates import read_coordinates
 from cryorestore.logs import get_logger
@@ -99,8 +99,8 @@ def disk_use(settings: Mapping[str, Any], *, particles: int, box_size: int, keep
 
 
 def _pair_arrays(settings: Mapping[str, Any]) -> int:
-    """Images of a training pair: noisy, clean, phase-flipped and Wiener, and where a network looks at the posterior its mean and deviation."""
-    return 4 + 2 * any(has_posterior(settings["methods"][name]) for name in network_methods(dict(settings)))
+    """Images of a training pair: noisy, clean, phase-flipped and Wiener, and where a method looks at the posterior its mean and deviation."""
+    return 4 + 2 * any(has_posterior(settings["methods"][name]) for name in settings["denoisers"])
 
 
 def input_size(settings: Mapping[str, Any]) -> tuple[int, int]:

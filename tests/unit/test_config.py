@@ -35,6 +35,12 @@ def test_every_shipped_data_set_is_accepted(name):
     assert load_configuration({"datasets": [name]}).settings[name]["input"]["how_to_obtain"]
 
 
+@pytest.mark.parametrize(("denoisers", "expected"), [(["ours"], True), (["map-bayes"], True), (["sr3"], False)])
+def test_pairs_have_the_posterior_where_a_method_looks_at_it_with_a_network_or_without(denoisers, expected):
+    settings = load_configuration({"datasets": ["demo"], "denoisers": denoisers}).settings["demo"]
+    assert step_parameters("make_training_pairs", settings, half=1)["with_posterior"] is expected
+
+
 def test_the_command_line_wins_over_the_dataset_file_and_that_over_the_defaults():
     settings = load_configuration({"datasets": ["empiar-10146"], "extract": {"invert_contrast": False}}).settings["empiar-10146"]
     assert (settings["extract"]["invert_contrast"], settings["extract"]["scale"], settings["seed"]) == (False, 72, 1)

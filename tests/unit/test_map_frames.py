@@ -1,10 +1,12 @@
 """Maps that were found apart are laid onto each other, and their poses with them."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
-from cryorestore.ab_initio.alignment import MapMove, align_maps, moved_map
+from cryorestore.ab_initio.alignment import MapMove, align_maps, moved_map, own_rotations
 from cryorestore.ab_initio.volumes import resized_map
 from cryorestore.fsc import fourier_shell_correlation
 from cryorestore.geometry import random_rotations, symmetry_matrices
@@ -55,6 +57,17 @@ def test_with_symmetry_the_axes_stay_where_they_are(volume, symmetry):
     turned = found.rotation @ group @ found.rotation.T
     assert all(np.abs(element - group).max((1, 2)).min() < 1e-6 for element in turned)
     assert found.correlation > 0.95
+
+
+@pytest.mark.parametrize("symmetry", ["C1", "C4", "D3"])
+def test_the_rotations_that_leave_a_map_as_it_is_are_its_point_group(volume, symmetry):
+    group = symmetry_matrices(symmetry)
+    off_centre = moved_map(volume, MapMove(np.eye(3), np.array([3.0, 0.0, 1.0]), False, 1.0, 0.0))
+    symmetric = torch.stack([moved_map(off_centre, MapMove(element, np.zeros(3), False, 1.0, 0.0)) for element in group]).mean(0)
+    found = own_rotations(symmetric)
+    assert len(found) == len(group)
+    for element in found:
+        assert np.arccos(np.clip((np.einsum("ij,gij->g", element, group).max() - 1) / 2, -1, 1)) < math.radians(2)
 
 
 def test_a_resized_map_keeps_the_scale_of_its_slices(volume):

@@ -25,6 +25,11 @@ _COARSE_BOX, _COARSE_SHELL, _COARSE_STEP = 20, 5, 20.0
 _FINE_BOX, _FINE_SHELL = 40, 10
 _CANDIDATES = 4
 """Of either hand that are refined"""
+_LARGEST_GROUP = 60
+_LIKE_ITSELF = 0.97
+"""Correlation of a map with itself, turned, from which on the two count as one: pseudosymmetric complexes reach 0.94, symmetric ones 0.99"""
+_STILL_NEAR = 0.6
+"""The same at the nearest rotation of the coarse grid"""
 _APART = 20.0
 """Degrees between them"""
 _RADIANS = 0.1
@@ -97,6 +102,29 @@ def align_maps(
     return MapMove(rotation, parameters[3:] * scale, mirrored, correlation, best[not mirrored][0])
 
 
+def own_rotations(volume: Float[Tensor, "box box box"]) -> NDArray[np.float64]:
+    """Rotations (n, 3, 3) that leave a map as it is, as far as shell 10 shows them, the identity first.
+
+    Poses of one particle that differ by R -> R Q, Q among them, explain its image equally well.
+    """
+    coarse, fine = (_prepared(volume, box, shell) for box, shell in ((_COARSE_BOX, _COARSE_SHELL), (_FINE_BOX, _FINE_SHELL)))
+    larger, everything, kept = fine.shape[-1] / coarse.shape[-1], np.ones(6, bool), [np.eye(3)]
+
+    def is_new(rotation: NDArray[np.float64]) -> bool:
+        return all((np.trace(rotation @ other.T) - 1) / 2 < math.cos(math.radians(_APART)) for other in kept)
+
+    for rotation, shift in _candidates(coarse, coarse, False, most=_LARGEST_GROUP, least=_STILL_NEAR):
+        correlation, parameters = _refined(coarse, coarse, rotation, shift, False, free=everything)
+        near = Rotation.from_rotvec(parameters[:3]).as_matrix()
+        if correlation < _LIKE_ITSELF or not is_new(near):
+            continue
+        correlation, parameters = _refined(fine, fine, near, larger * parameters[3:], False, free=everything)
+        found = Rotation.from_rotvec(parameters[:3]).as_matrix()
+        if correlation > _LIKE_ITSELF and is_new(found):
+            kept.append(found)
+    return np.stack(kept)
+
+
 def moved_map(volume: Float[Tensor, "box box box"], move: MapMove) -> Float[Tensor, "box box box"]:
     """The map after a move, by cubic splines."""
     centre = volume.shape[-1] // 2
@@ -129,7 +157,9 @@ def _sampled(volume: Tensor, points: Tensor) -> Tensor:
     return values
 
 
-def _candidates(first: Tensor, second: Tensor, mirrored: bool) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+def _candidates(
+    first: Tensor, second: Tensor, mirrored: bool, *, most: int = _CANDIDATES, least: float = -1.0
+) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
     """The best rotations that are well apart, and the shift that brings the centres of mass together."""
     centres = [_centre_of_mass(volume) for volume in (first, second)]
     points = _ball_points(first.shape[-1])
@@ -141,10 +171,12 @@ def _candidates(first: Tensor, second: Tensor, mirrored: bool) -> Iterator[tuple
     scores = torch.cat([_standard(_sampled(second, sign * (points @ part) + centres[1])) @ wanted for part in rotations.split(_AT_ONCE)])
     chosen: list[Tensor] = []
     for place in scores.argsort(descending=True).tolist():
+        if float(scores[place]) < least:
+            break
         cosines = [(float((rotations[place] * other).sum()) - 1) / 2 for other in chosen]
         if all(cosine < math.cos(math.radians(_APART)) for cosine in cosines):
             chosen.append(rotations[place])
-        if len(chosen) == _CANDIDATES:
+        if len(chosen) == most:
             break
     for rotation in chosen:
         yield rotation.double().numpy(), (centres[0] - sign * rotation @ centres[1]).double().numpy()

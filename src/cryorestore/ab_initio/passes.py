@@ -35,8 +35,6 @@ class Level:
     most_passes: int
     step: float = 0.0
     """degrees between directions; 0 where poses are sought near each particle's own"""
-    shift_share: float = 0.0
-    """of the region's shift that is searched, round each particle's own centre"""
     relaxation: float = 0.0
     """Part of each pass's change of the map that is added once more"""
     everything: bool = False
@@ -49,12 +47,18 @@ class Level:
 
 
 GRIDS = (
-    Level(max_shell=8, most_passes=12, step=12.0, shift_share=1.0, relaxation=0.7),
-    Level(max_shell=10, most_passes=5, step=10.0, shift_share=1.0, relaxation=0.5),
-    Level(max_shell=14, most_passes=3, step=7.0, shift_share=0.5),
-    Level(max_shell=20, most_passes=2, step=5.5, shift_share=0.35),
+    Level(max_shell=8, most_passes=12, step=12.0, relaxation=0.7),
+    Level(max_shell=10, most_passes=5, step=10.0, relaxation=0.5),
+    Level(max_shell=14, most_passes=3, step=7.0),
+    Level(max_shell=20, most_passes=2, step=5.5),
 )
 _NEAR_PASSES = 3
+_REACH = 1.65
+"""Radians of the highest shell's phase that a search for the shift reaches at least, to each side of a particle's own centre"""
+_REACH_SIGMAS = 2.1
+"""The same in standard errors of the shift, both axes together: three of one axis"""
+_REACHED = 0.9
+"""Share of the particles whose errors that is"""
 _PLATEAU = 0.05
 """Gain in mean held-out log evidence a particle below which a level is at its end, if two passes in a row do not reach it"""
 
@@ -143,7 +147,7 @@ def _grid_pass(
     device: torch.device,
 ) -> tuple[FoundPoses, FittedMap]:
     """All poses of a grid for every particle, and the map of their class averages."""
-    small, place = in_box_for(particles, replace(region, shift_px=region.shift_px * level.shift_share), level.max_shell)
+    small, place = in_box_for(particles, replace(region, shift_px=_reach(state, region, level, particles.box_size)), level.max_shell)
     scale = small.box_size / particles.box_size
     before = resized_map(state.volume, small.box_size)
     grid = make_pose_grid(
@@ -181,6 +185,14 @@ def _grid_pass(
         log_evidence=gathered([evidence for _, _, evidence in parts]),
     )
     return found, fitted
+
+
+def _reach(state: PassState, region: Region, level: Level, box_size: int) -> float:
+    """How far (px) from each particle's centre its shift is searched: all of the region at first, later as far as the shifts are unknown."""
+    if state.found is None:
+        return region.shift_px
+    unknown = _REACH_SIGMAS * float(state.found.shift_sigma.quantile(_REACHED))
+    return min(region.shift_px, max(unknown, _REACH * box_size / (2 * math.pi * level.max_shell)))
 
 
 def _near_pass(

@@ -268,7 +268,7 @@ def _make_training_pairs(settings: Settings) -> dict[str, Any]:
         **_mask(settings),
         **_pose_posterior(settings),
         "bg_radius": settings["normalize"]["bg_radius"],
-        "with_posterior": any(has_posterior(settings["methods"][name]) for name in network_methods(settings)),
+        "with_posterior": any(has_posterior(settings["methods"][name]) for name in settings["denoisers"]),
         "batch_size": settings["compute"]["batch_size"],
         "threads": settings["compute"]["threads"],
         "seed": settings["seed"],
