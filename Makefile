@@ -80,10 +80,11 @@ bench-reconstruction: $(PRODUCT) $(PEERS) ## maps against a known truth, by use 
 
 bench-reconstruction-quick: $(PRODUCT) $(PEERS) ## three small cells of it, measured afresh: fails unless the order of the tables holds
 	$(BIN)/python benchmarks/reconstruction/measure.py --quick
+
 bench-joint: $(PRODUCT) ## particles without map or poses restore themselves: all cells that are stale, into docs/joint.md (hours; goes on where it was stopped)
 	$(BIN)/python benchmarks/joint/measure.py
 
-bench-joint-quick: $(PRODUCT) ## two small cells of it
+bench-joint-quick: $(PRODUCT) ## two small cells of it, at most four minutes: a structure is found and noise is not
 	$(BIN)/python benchmarks/joint/measure.py --quick
 
 bench-restoration: $(PRODUCT) ## restoration quality of every lane, docs/benchmark.md (hours; goes on where it was stopped)

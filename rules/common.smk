@@ -390,6 +390,13 @@ def report_truth_map(wildcards):
     )
 
 
+def report_poses_verdict(wildcards):
+    """What was said of the poses, where they were found and not given."""
+    if not cryorestore.config.finds_poses(settings_of(wildcards)):
+        return {}
+    return {"poses_verdict": "<results>/{dataset}/found/verdict.json"}
+
+
 def report_map_figures(wildcards):
     """Sharpened map and local resolution, as far as the configuration asks for them."""
     settings, raw = settings_of(wildcards), "<results>/{dataset}/raw"

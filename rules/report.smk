@@ -38,6 +38,7 @@ rule write_report:
         unpack(report_fused_maps),
         unpack(report_truth_map),
         unpack(report_map_figures),
+        unpack(report_poses_verdict),
         summary="<results>/{dataset}/summary.json",
         methods="<results>/{dataset}/methods.json",
         evaluations=per_method("<results>/{dataset}/evaluation/{method}.json"),

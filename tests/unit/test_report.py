@@ -187,6 +187,24 @@ def test_a_failed_control_is_in_the_first_line_and_withholds_the_figure(tree, ht
     assert [row["crossings"] for row in rows if row["curve"] == "ours half-maps"] == [["withheld", "withheld"]]
 
 
+@pytest.mark.parametrize("reliable", [True, False])
+def test_where_poses_were_found_the_page_names_their_start_and_the_hand_and_warns_of_a_map_that_is_not_reliable(tree, tmp_path, reliable):
+    found = {
+        "reliable": reliable,
+        "statement": "the two halves found one map" if reliable else "no reliable map: half 1: two maps",
+        "start": "from its particles alone",
+        "hand": "that of half 1: the data alone cannot tell a map from its mirror image",
+        "agreed_shell": 4,
+        "box_width": 128.0,
+    }
+    write_json(tmp_path / "found.json", found)
+    write_report(**tree.report_files() | {"report": tmp_path / "found.html", "poses_verdict": tmp_path / "found.json"}, denoisers=["ours"])
+    page = (tmp_path / "found.html").read_text(encoding="utf-8")
+    assert f"by each half for itself, from its particles alone: {found['statement']}. The two maps correlate above 0.5 to 32.0 Å." in page
+    assert "The hand is that of half 1: the data alone cannot tell a map from its mirror image." in page
+    assert ("no resolution on this page is one" in page) is not reliable
+
+
 def test_a_control_brings_its_picture_its_null_and_its_curves(tmp_path):
     (tmp_path / "control.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
     content = {

@@ -155,7 +155,7 @@ def find_poses(
     seeds_key = fingerprint(shaping)
     shaping |= {"start_resolution": start_resolution, "start_map": None if start_map is None else file_fingerprint(start_map)}
     passes_key = fingerprint({**shaping, "seeds": seeds, "levels": [list(vars(level).values()) for level in levels]})
-    figures: dict[str, Any] = {"source": source, "seeds": []}
+    figures: dict[str, Any] = {"source": source, "start": _start_text(source, start_map, start_resolution), "seeds": []}
     how: dict[str, Any] = {"symmetry": symmetry, "seed": seed, "device": where}
     if source == "ab_initio":
         tried = _try_seeds(particles, region, Path(work_dir), seeds_key, iterations=iterations, images=images, seeds=seeds, **how)
@@ -170,6 +170,13 @@ def find_poses(
         with_poses(table, found, pixel_size=particles.pixel_size).write(found_star)
         write_map(found_map, resized_map(state.volume, table.box_size).numpy(), pixel_size=table.pixel_size)
         write_json(figures_json, {**figures, "passes": passes, "max_shell": levels[-1].max_shell, "box_width": width})
+
+
+def _start_text(source: str, start_map: str | Path | None, resolution: float) -> str:
+    """What the search started from, as the report says it."""
+    if source == "ab_initio":
+        return "from its particles alone"
+    return f"starting from {'the poses of the table' if start_map is None else Path(start_map).name}, low-passed to {resolution:g} Å"
 
 
 def region_of(particles: HalfParticles, *, mask_radius: float, mask_edge: float, shift_range: float) -> Region:

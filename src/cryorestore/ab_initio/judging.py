@@ -85,6 +85,7 @@ def judge_poses(
     curve = correlation_in_sphere(placed[0], placed[1], radius_px=radius_px)[: max_shell + 1]
     verdict = verdict_of(curve, figures, diameter_px=2 * mask_radius / pixel_size, box_size=len(first))
     verdict |= {
+        "start": figures[0]["start"],
         "hand": f"{'that of half 1' if reference_map is None else 'that of the reference map'}: {HAND}",
         "moves": [_move_figures(move, pixel_size) for move in moves],
         "box_width": len(first) * pixel_size,

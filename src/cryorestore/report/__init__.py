@@ -53,6 +53,7 @@ def write_report(
     sharpening: str | Path | None = None,
     local_resolution_map: str | Path | None = None,
     local_resolution_figures: str | Path | None = None,
+    poses_verdict: str | Path | None = None,
     denoisers: Sequence[str],
     evidence_threshold: float = 0.5,
 ) -> None:
@@ -90,6 +91,8 @@ def write_report(
         Outputs of `sharpen_map`, where it was run.
     local_resolution_map, local_resolution_figures
         Outputs of `map_local_resolution`, where it was run.
+    poses_verdict
+        JSON of `judge_poses`, where poses were found and not given.
     denoisers
         Names of the methods; the verdict tells of the first.
     evidence_threshold
@@ -102,6 +105,7 @@ def write_report(
     """
     figures, every = read_json(summary), read_json(methods)
     evaluation, pixel_size = read_json(evaluations[0]), figures["pixel_size"]
+    found = None if poses_verdict is None else read_json(poses_verdict)
     judged = read_controls(controls, box_size=figures["box_size"], pixel_size=pixel_size)
     truth_curves = {} if raw_truth_fsc is None else {"raw": raw_truth_fsc, **dict(zip(denoisers, restored_truth_fscs, strict=False))}
     curves = CurveFiles(
@@ -116,7 +120,7 @@ def write_report(
     content = {
         "summary": figures,
         "has_truth": evaluation["truth"],
-        "verdict": write_verdict(figures, evaluation, judged, has_true_map=raw_truth_fsc is not None),
+        "verdict": write_verdict(figures, evaluation, judged, has_true_map=raw_truth_fsc is not None, found=found),
         "controls": judged,
         "strips": comparison_strips(versions),
         "montage": montage_table(versions, others=other_methods(names, dict(zip(denoisers[1:], montages[1:], strict=True)))),
@@ -148,6 +152,7 @@ def write_report(
             "summary": str(summary),
             "methods": str(methods),
             "evaluation": str(evaluations[0]),
+            "poses_verdict": None if poses_verdict is None else str(poses_verdict),
             "evaluations": [str(path) for path in evaluations],
             "montages": [str(path) for path in montages],
             "curves": curves.sources,

@@ -27,7 +27,14 @@ class Verdict:
     note: str = SELF_CONSISTENCY_NOTE
 
 
-def write_verdict(summary: Mapping[str, Any], evaluation: Mapping[str, Any], controls: Sequence[Control], *, has_true_map: bool) -> Verdict:
+def write_verdict(
+    summary: Mapping[str, Any],
+    evaluation: Mapping[str, Any],
+    controls: Sequence[Control],
+    *,
+    has_true_map: bool,
+    found: Mapping[str, Any] | None = None,
+) -> Verdict:
     """Say the raw resolution, what restoration changed, which controls passed, and what the restored half-maps' FSC is worth.
 
     Parameters
@@ -38,6 +45,8 @@ def write_verdict(summary: Mapping[str, Any], evaluation: Mapping[str, Any], con
         Of all methods.
     has_true_map
         Whether maps were compared with a truth.
+    found
+        What `judge_poses` wrote, where poses were found and not given.
     """
     nyquist = 2 * summary["pixel_size"]
     raw = summary["resolution_raw_0143"]
@@ -62,9 +71,12 @@ def write_verdict(summary: Mapping[str, Any], evaluation: Mapping[str, Any], con
     judged = [control for control in controls if control.passed is not None]
     failed = [control for control in judged if not control.passed]
     sentences.insert(1, _control_sentence(judged, failed))
+    if found is not None:
+        sentences.insert(1, _found_sentence(found))
     names = ", ".join(dict.fromkeys(control.title for control in judged))
     cards.append(Card("Controls passed", f"{len(judged) - len(failed)} of {len(judged)}", names or "none was run"))
-    return Verdict(_alarm(failed, summary["method"]), sentences, cards, _consistency_note(summary))
+    alarms = [_unreliable(found), _alarm(failed, summary["method"])]
+    return Verdict(" ".join(filter(None, alarms)), sentences, cards, _consistency_note(summary))
 
 
 def interval_text(score: Mapping[str, Any], digits: int, *, sign: bool = False) -> str:
@@ -135,6 +147,19 @@ def _fused_sentence(fused: Mapping[str, Mapping[str, float | None]]) -> str:
     against = f" Against the true map they reach FSC 0.5 at {truth}." if truth else ""
     poses = "at poses that each half's own map makes likely"
     return f"Put back {poses}, the raw particles' half-maps cross 0.143 at {told}; the headline stays with the given poses.{against}"
+
+
+def _found_sentence(found: Mapping[str, Any]) -> str:
+    """Where poses are from, how far the halves' maps agree, and the hand."""
+    agreed = found["box_width"] / max(1, found["agreed_shell"])
+    return (
+        f"Poses were found here, by each half for itself, {found['start']}: {found['statement']}. "
+        f"The two maps correlate above 0.5 to {agreed:.1f} Å. The hand is {found['hand']}."
+    )
+
+
+def _unreliable(found: Mapping[str, Any] | None) -> str:
+    return "" if found is None or found["reliable"] else "The halves found no common map: no resolution on this page is one."
 
 
 def _alarm(failed: Sequence[Control], method: str) -> str:
