@@ -191,7 +191,8 @@ def measure(cell: Cell) -> dict[str, Any]:
     curve = correlation_in_sphere(volumes[0], moved_map(volumes[1], move), radius_px=radius_px)[: cell.top + 1]
     figures = [{"passes": passes, "seeds": seeds.figures(symmetry="C1")} for _, _, passes, seeds in found]
     verdict = verdict_of(curve, figures, diameter_px=halves[0].diameter_px, box_size=cell.box_size)
-    scores = [score(cell, half, *result) for half, result in zip(halves, found, strict=True)]
+    own = own_rotations(halves[0].truth) if halves[0].truth.any() else np.eye(3)[None]
+    scores = [score(cell, half, *result, own) for half, result in zip(halves, found, strict=True)]
     right = [bool(part["truth_shell"] >= verdict["wanted_shell"]) for part in scores]
     return {"verdict": verdict, "halves": scores, "right": right, "figures": figures, "cpu_seconds": spent, "seconds": time.monotonic() - started}
 
@@ -218,8 +219,10 @@ def search(cell: Cell, half: Simulated, number: int, device: torch.device) -> tu
     return state, state.found, passes, seeds
 
 
-def score(cell: Cell, half: Simulated, state: PassState, poses: FoundPoses, passes: list[dict[str, Any]], seeds: Seeds) -> dict[str, Any]:
-    """Of one half: map, poses, basins of its seeds and restored particles against the truth."""
+def score(
+    cell: Cell, half: Simulated, state: PassState, poses: FoundPoses, passes: list[dict[str, Any]], seeds: Seeds, own: np.ndarray
+) -> dict[str, Any]:
+    """Of one half: map, poses, basins of its seeds and restored particles against the truth, whose own rotations are given."""
     rows = np.linspace(0, len(half.particles) - 1, cell.scored).astype(int)
     volume, region = resized_map(state.volume, cell.box_size), region_of(cell, half)
     result: dict[str, Any] = {"log_evidence": float(poses.log_evidence.median()), "truth_shell": 0}
@@ -229,7 +232,7 @@ def score(cell: Cell, half: Simulated, state: PassState, poses: FoundPoses, pass
     to_truth = correlation_in_sphere(half.truth, moved_map(volume, move), radius_px=region.radius_px)
     result["truth_shell"] = min(cell.top, last_shell_above(to_truth))
     result["to_truth"] = to_truth.tolist()
-    result["median_angle"] = float(np.median(angles_between(move.rotations(poses.rotations.numpy()), half.rotations, own_rotations(half.truth))))
+    result["median_angle"] = float(np.median(angles_between(move.rotations(poses.rotations.numpy()), half.rotations, own)))
     result["median_rotation_sigma"] = float(poses.rotation_sigma.median())
     result["seed_shells"] = [seed_shell(half.truth, part, cell) for part in seeds.volumes]
     ceilings = {"true poses": map_of_true_poses(cell, half), "true map": masked_map(half.truth, radius_px=region.radius_px)}
