@@ -96,9 +96,12 @@ rule adopt_poses:
         verdict_json="<results>/{dataset}/found/verdict.json",
         placed1_star="<results>/{dataset}/found/half1/particles.star",
         placed2_star="<results>/{dataset}/found/half2/particles.star",
+        source_star="<results>/{dataset}/normalized/particles.star",
     output:
         half1_star="<results>/{dataset}/raw/half1/particles.star",
         half2_star="<results>/{dataset}/raw/half2/particles.star",
+        joined_star="<results>/{dataset}/raw/particles.star",
+        joined_cs="<results>/{dataset}/raw/particles.cs",
     log:
         "<logs>/adopt_poses/{dataset}.log",
     benchmark:

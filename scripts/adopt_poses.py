@@ -1,6 +1,6 @@
 """Rule adopt_poses: poses and verdict in, the halves' tables out if the verdict allows."""
 
-from cryorestore.ab_initio.judging import adopt_poses
+from cryorestore.adopting import adopt_poses
 from cryorestore.logs import logged_step
 from cryorestore.steps import record_step
 

@@ -11,11 +11,12 @@ from cryorestore.ab_initio.alignment import MapMove
 from cryorestore.ab_initio.annealing import Region, held_out_evidence, in_box_for, make_bank, random_blob
 from cryorestore.ab_initio.finding import POSE_EVIDENCE, ROTATION_SIGMA, Seeds, find_poses
 from cryorestore.ab_initio.half import HalfParticles, load_half
-from cryorestore.ab_initio.judging import adopt_poses, judge_poses, placed_table, verdict_of
+from cryorestore.ab_initio.judging import judge_poses, placed_table, verdict_of
 from cryorestore.ab_initio.near import FoundPoses, near_pass
 from cryorestore.ab_initio.passes import first_state, moved_on, run_passes, usable_levels
 from cryorestore.ab_initio.solving import ClassSums, FittedMap, solve_map
 from cryorestore.ab_initio.volumes import masked_map, resized_map
+from cryorestore.adopting import adopt_poses
 from cryorestore.baselines.wiener import estimate_signal_power
 from cryorestore.errors import CryorestoreError
 from cryorestore.files import read_json, write_json
@@ -96,7 +97,7 @@ def test_levels_end_at_the_wanted_shell_near_the_poses_of_the_last_grid():
     assert usable_levels(64, max_shell=12)[2].step > usable_levels(64, max_shell=14)[2].step
 
 
-def test_a_level_ends_where_two_passes_in_a_row_gain_nothing():
+def test_a_level_ends_where_two_passes_in_a_row_gain_nothing_or_one_gains_a_small_share():
     levels = usable_levels(32)
     start = first_state(torch.zeros(24, 24, 24), torch.zeros(3, 2))
     after = {
@@ -104,6 +105,9 @@ def test_a_level_ends_where_two_passes_in_a_row_gain_nothing():
         (1.0, 3.0, 3.01): (0, 1),
         (1.0, 3.0, 3.01, 3.02): (1, 0),
         (1.0, 3.0, 2.9, 3.2): (0, 1),
+        (98.0, 100.0): (0, 1),
+        (98.0, 98.5): (1, 0),
+        (98.0, 100.0, 99.0): (1, 0),
     }
     for evidence, (level, passes) in after.items():
         state = moved_on(replace(start, evidence=evidence), levels)
@@ -177,7 +181,7 @@ def test_premultiplied_images_and_too_few_particles_are_refused(tmp_path, simula
 
 
 def good_figures():
-    return {"passes": [{"with_evidence": 0.98}], "seeds": [{"as_good_as_best": False, "agreed_shell": 8}], "max_shell": 20}
+    return {"passes": [{"with_evidence": 0.98}], "seeds": [{"as_good_as_best": False, "agreed_shell": 8}], "max_shell": 20, "start": "from nothing"}
 
 
 def curve_to(shell):
@@ -217,17 +221,25 @@ def test_seeds_are_told_apart_by_the_evidence_of_the_same_particles():
 
 
 def test_poses_are_handed_on_only_where_the_map_is_reliable(tmp_path, simulated):
-    few = {name: part[:5] if name not in ("volume", "parameters") else part for name, part in simulated.items()}
-    star = write_particles(tmp_path, few | {"parameters": simulated["parameters"].take(np.arange(5))})
-    verdict = tmp_path / "verdict.json"
-    files = {"placed1_star": star, "placed2_star": star, "half1_star": tmp_path / "1.star", "half2_star": tmp_path / "2.star"}
+    few = {name: part[:6] if name not in ("volume", "parameters") else part for name, part in simulated.items()}
+    star = write_particles(tmp_path, few | {"parameters": simulated["parameters"].take(np.arange(6))}, extra={"rlnCryorestoreRow": np.arange(6)})
+    table, verdict = ParticleTable.read(star), tmp_path / "verdict.json"
+    files = {"source_star": star, "joined_star": tmp_path / "all.star", "joined_cs": tmp_path / "all.cs"}
+    for half, rows in ((1, [0, 3, 4]), (2, [1, 2, 5])):
+        files |= {f"placed{half}_star": tmp_path / f"placed{half}.star", f"half{half}_star": tmp_path / f"{half}.star"}
+        found = np.array(rows, float)
+        table.take(np.array(rows)).with_columns({"rlnAngleRot": found, "rlnRandomSubset": [str(half)] * 3}).write(files[f"placed{half}_star"])
     write_json(verdict, {"reliable": False, "statement": "no reliable map: the halves' maps agree to shell 2 only"})
     with pytest.raises(CryorestoreError, match=r"no reliable map.*no resolution is reported"):
         adopt_poses(verdict_json=verdict, **files)
     assert not files["half1_star"].exists()
     write_json(verdict, {"reliable": True, "statement": "the two halves found one map"})
     adopt_poses(verdict_json=verdict, **files)
-    assert files["half2_star"].read_bytes() == star.read_bytes()
+    assert files["half2_star"].read_bytes() == files["placed2_star"].read_bytes()
+    joined = ParticleTable.read(files["joined_star"])
+    assert joined.halves().tolist() == [1, 2, 2, 1, 1, 2]
+    assert joined.particles.floats("rlnAngleRot").tolist() == [0, 1, 2, 3, 4, 5]
+    assert files["joined_cs"].exists()
 
 
 def test_two_halves_of_one_map_are_laid_onto_each_other_whatever_their_frame_and_hand(tmp_path, simulated):
@@ -251,6 +263,7 @@ def test_two_halves_of_one_map_are_laid_onto_each_other_whatever_their_frame_and
     assert verdict["reliable"]
     assert verdict["moves"][1]["mirrored"]
     assert "cannot tell" in verdict["hand"]
+    assert verdict["start"] == "from nothing"
     one, two = (ParticleTable.read(names[f"placed{number}_star"]) for number in (1, 2))
     turned = np.einsum("nij,nij->n", one.rotation_matrices(), two.rotation_matrices())
     assert np.degrees(np.arccos(np.clip((turned - 1) / 2, -1, 1))).max() < 4

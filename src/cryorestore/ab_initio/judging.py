@@ -1,6 +1,5 @@
 """Are the maps that two halves found apart one map? Only then are there poses to go on with, and a resolution to speak of."""
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from torch import Tensor
 from cryorestore.ab_initio.agreement import THRESHOLD, correlation_in_sphere, last_shell_above
 from cryorestore.ab_initio.alignment import MapMove, align_maps, moved_map
 from cryorestore.errors import CryorestoreError
-from cryorestore.files import atomic_path, files_together, read_json, write_json
+from cryorestore.files import files_together, read_json, write_json
 from cryorestore.geometry import matrices_to_euler
 from cryorestore.io.mrc import read_map, write_map
 from cryorestore.io.relion import ANGLES
@@ -144,42 +143,6 @@ def placed_table(table: ParticleTable, move: MapMove, *, pixel_size: float) -> P
     shifts = move.shifts_px(rotations, -table.origins() / pixel_size)
     angles = dict(zip(ANGLES, matrices_to_euler(rotations).T, strict=True))
     return table.with_columns(angles | {"rlnOriginXAngst": -shifts[:, 0] * pixel_size, "rlnOriginYAngst": -shifts[:, 1] * pixel_size})
-
-
-def adopt_poses(
-    *,
-    verdict_json: str | Path,
-    placed1_star: str | Path,
-    placed2_star: str | Path,
-    half1_star: str | Path,
-    half2_star: str | Path,
-    refuse: bool = True,
-) -> None:
-    """Hand the poses found on to reconstruction and restoration, if the map is reliable.
-
-    Parameters
-    ----------
-    verdict_json, placed1_star, placed2_star
-        What `judge_poses` wrote.
-    half1_star, half2_star
-        Written: the two tables.
-    refuse
-        End the run where there is no reliable map; otherwise warn only.
-
-    Raises
-    ------
-    CryorestoreError
-        If the verdict is "no reliable map" and `refuse` is set.
-    """
-    verdict = read_json(verdict_json)
-    if not verdict["reliable"]:
-        said = f"{verdict_json}: {verdict['statement']}"
-        if refuse:
-            raise CryorestoreError(f"{said}; no resolution is reported. Give more particles or poses, try other seeds, or set poses.refuse to false")
-        get_logger().warning("%s; the run goes on, for poses.refuse is false", said)
-    for source, target in ((placed1_star, half1_star), (placed2_star, half2_star)):
-        with atomic_path(target) as temporary:
-            shutil.copyfile(source, temporary)
 
 
 def _read(path: str | Path) -> Tensor:

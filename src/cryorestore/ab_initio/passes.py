@@ -5,7 +5,7 @@ near each particle's own pose (`near.py`), and the map is followed as far as the
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -50,7 +50,7 @@ GRIDS = (
     Level(max_shell=8, most_passes=12, step=12.0, relaxation=0.7),
     Level(max_shell=10, most_passes=5, step=10.0, relaxation=0.5),
     Level(max_shell=14, most_passes=3, step=7.0),
-    Level(max_shell=20, most_passes=2, step=5.5),
+    Level(max_shell=20, most_passes=1, step=5.5),
 )
 _NEAR_PASSES = 3
 _REACH = 1.65
@@ -61,6 +61,8 @@ _REACHED = 0.9
 """Share of the particles whose errors that is"""
 _PLATEAU = 0.05
 """Gain in mean held-out log evidence a particle below which a level is at its end, if two passes in a row do not reach it"""
+_SMALL_GAIN = 0.01
+"""The same as a share of the evidence, where that is more: one pass that gains less ends a level, for the next one will gain far more"""
 
 
 @dataclass(frozen=True)
@@ -126,13 +128,22 @@ def run_passes(
 
 def moved_on(state: PassState, levels: tuple[Level, ...]) -> PassState:
     """The state with its counters moved on: to the next pass, the next level or the end."""
-    evidence, passes = state.evidence, state.passes + 1
-    gained = max(evidence[-2:]) - max(evidence[:-2]) if len(evidence) > 2 else math.inf
-    if passes < levels[state.level].most_passes and gained >= _PLATEAU:
+    passes = state.passes + 1
+    if passes < levels[state.level].most_passes and not _at_end(state.evidence):
         return replace(state, passes=passes)
     if state.level == len(levels) - 1:
         return replace(state, passes=passes, finished=True)
     return replace(state, level=state.level + 1, passes=0, evidence=())
+
+
+def _at_end(evidence: Sequence[float]) -> bool:
+    """Whether more passes at a level gain little."""
+    if len(evidence) < 2:
+        return False
+    small = _SMALL_GAIN * evidence[-1]
+    if small > _PLATEAU:
+        return evidence[-1] - max(evidence[:-1]) < small
+    return len(evidence) > 2 and max(evidence[-2:]) - max(evidence[:-2]) < _PLATEAU
 
 
 def _grid_pass(

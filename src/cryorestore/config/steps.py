@@ -38,7 +38,7 @@ STEPS = {
     "split_unposed": Step("split", "split_particles", "Split into half-sets, whether particles have poses or not, for find-poses."),
     "find_poses": Step("ab_initio.finding", "find_poses", "Find the poses of a half from its particles alone."),
     "judge_poses": Step("ab_initio.judging", "judge_poses", "Lay the maps that two halves found onto each other, and say whether they are one."),
-    "adopt_poses": Step("ab_initio.judging", "adopt_poses", "Hand the poses found on, if the two halves found one map."),
+    "adopt_poses": Step("adopting", "adopt_poses", "Hand the poses found on, if the two halves found one map."),
     "reconstruct_map": Step("reconstruct", "reconstruct_map", "Reconstruct a half, whole and from its odd and even particles."),
     "check_backend": Step("reconstruct.check", "check_backend", "Map a half with another backend and see that both agree."),
     "fuse_map": Step("reconstruct.fusion", "fuse_map", "Map the raw particles of a half at draws from their pose posterior."),
