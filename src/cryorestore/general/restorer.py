@@ -1,0 +1,105 @@
+"""Restore particles of any protein with the general network, at its working sampling."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from cryorestore.devices import autocast, select_device
+from cryorestore.errors import CryorestoreError
+from cryorestore.general.inputs import network_inputs
+from cryorestore.general.network import MULTIPLE
+from cryorestore.general.weights import load_general
+
+WORKING_SIDE = 64
+"""Side (px) of the images that the network was trained on."""
+DIAMETER_SHARE = (0.35, 0.75)
+"""The particle's diameter over `WORKING_SIDE` px, as trained: least and most."""
+BATCH = 64
+"""Images evaluated at a time: sums then do not depend on how many particles there are."""
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What is known of each particle after its restoration, in the grey scale of the input."""
+
+    mean: Float[Tensor, "n side side"]
+    """Posterior mean: with the CTF, or without it where that was asked for."""
+    deviation: Float[Tensor, "n side side"]
+    """Posterior standard deviation of each pixel about the mean."""
+    evidence: Float[Tensor, "n"]
+    """Natural log odds that there is a particle near the centre; 0 is undecided."""
+
+
+@dataclass(frozen=True)
+class GeneralRestorer:
+    """The network, ready for use."""
+
+    network: nn.Module
+    card: Mapping[str, Any]
+    device: torch.device
+    precision: str
+
+    @classmethod
+    def load(cls, path: str | Path | None = None, *, device: str = "auto", precision: str = "auto") -> "GeneralRestorer":
+        """Read weights (None: those of the package) and the model card beside them.
+
+        Raises
+        ------
+        CryorestoreError
+            If they cannot be read, or the device is missing.
+        """
+        where = select_device(device)
+        network, card = load_general(path, where)
+        return cls(network, card, where, precision)
+
+    @torch.no_grad()
+    def restore(self, images: Float[Tensor, "n side side"], ctf: Float[Tensor, "n side half"] | None, *, corrected: bool = False) -> Restored:
+        """Restore images at the working sampling.
+
+        Parameters
+        ----------
+        images
+            float32, background of mean 0 and sigma 1, particles white, centred on the pixel side // 2 to within 6 px, diameter within
+            `DIAMETER_SHARE` of 64 px. The side is a multiple of 16; sides other than 64 were not trained.
+        ctf
+            On the frequencies of `rfft2` of that side and sampling; None where the defocus is not known, which restores worse.
+        corrected
+            Give the particle as it would be without the CTF.
+
+        Returns
+        -------
+        On the CPU, float32.
+
+        Raises
+        ------
+        CryorestoreError
+            If the side is no multiple of 16, or a particle without CTF is wanted where the CTF is not known.
+        """
+        side = images.shape[-1]
+        if side % MULTIPLE or images.shape[-2] != side:
+            raise CryorestoreError(
+                f"found images of {tuple(images.shape[-2:])} px, expected squares whose side is a multiple of {MULTIPLE}; pad them"
+            )
+        if corrected and ctf is None:
+            raise CryorestoreError("a particle without its CTF is wanted, but its CTF is not known; give its defocus, or take the CTF-applied output")
+        parts = [
+            self._batch(images[start : start + BATCH], None if ctf is None else ctf[start : start + BATCH], corrected)
+            for start in range(0, len(images), BATCH)
+        ]
+        if not parts:
+            return Restored(images.clone(), images.clone(), images.new_zeros(0))
+        return Restored(*(torch.cat(pieces) for pieces in zip(*parts, strict=True)))
+
+    def _batch(self, images: Tensor, ctf: Tensor | None, corrected: bool) -> tuple[Tensor, Tensor, Tensor]:
+        count, channel = len(images), int(corrected)
+        rows = torch.arange(BATCH).clamp_max(count - 1)
+        inputs = network_inputs(images[rows].to(self.device), None if ctf is None else ctf[rows].to(self.device))
+        with autocast(self.device, self.precision):
+            mean, log_variance, evidence = self.network(inputs)
+        deviation = (0.5 * log_variance[:count, channel]).exp()
+        return mean[:count, channel].cpu(), deviation.cpu(), evidence[:count].cpu()
