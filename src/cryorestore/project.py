@@ -35,7 +35,10 @@ class FourierVolume:
 
     def slices(self, rotations: Float[Tensor, "*batch 3 3"], *, count: int | None = None) -> Complex[Tensor, "*batch m"]:
         """The first `count` coefficients (all by default) of the projection at each rotation, scaled as `CoefficientSet.from_images`."""
-        kx, ky = self._kx[:count], self._ky[:count]
+        return self.read(rotations, self._kx[:count], self._ky[:count])
+
+    def read(self, rotations: Float[Tensor, "*batch 3 3"], kx: Float[Tensor, "m"], ky: Float[Tensor, "m"]) -> Complex[Tensor, "*batch m"]:
+        """Coefficients at other points than those of the set: `kx`, `ky` in cycles per `PADDING` boxes, no farther out than `max_shell`."""
         axes = rotations.reshape(-1, 3, 3).contiguous()
         if self._grid.is_cuda:
             values = read_slices_on_device(self._grid, axes, kx, ky, self._reach)

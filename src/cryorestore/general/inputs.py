@@ -4,7 +4,7 @@ It is not told the signal-to-noise ratio: two generic Wiener filters span what i
 """
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 SIGNAL_CORNER = 0.06
@@ -15,7 +15,9 @@ RADIUS_UNIT = 32.0
 """px of the working sampling"""
 
 
-def network_inputs(images: Float[Tensor, "n side side"], ctf: Float[Tensor, "n side half"] | None) -> Float[Tensor, "n 7 side side"]:
+def network_inputs(
+    images: Float[Tensor, "n side side"], ctf: Float[Tensor, "n side half"] | None, known: Bool[Tensor, "n"] | None = None
+) -> Float[Tensor, "n 7 side side"]:
     """Input channels of `GeneralNetwork`, on the images' device.
 
     Parameters
@@ -25,6 +27,8 @@ def network_inputs(images: Float[Tensor, "n side side"], ctf: Float[Tensor, "n s
     ctf
         On the frequencies of `rfft2` of the same side, positive at low frequency; None where the defocus is not known: the images then pass as if
         the CTF were one everywhere, and the last channel, 1 instead of 0, says so.
+    known
+        Whether the CTF of each image is; all by default.
 
     Returns
     -------
@@ -32,9 +36,12 @@ def network_inputs(images: Float[Tensor, "n side side"], ctf: Float[Tensor, "n s
     centre squared in units of 32 px; 1 where the CTF is not known.
     """
     count, side = images.shape[0], images.shape[-1]
-    known = ctf is not None
     if ctf is None:
-        ctf = images.new_ones(1, side, side // 2 + 1)
+        ctf, known = images.new_ones(count, side, side // 2 + 1), torch.zeros(count, dtype=torch.bool, device=images.device)
+    elif known is None:
+        known = torch.ones(count, dtype=torch.bool, device=images.device)
+    else:
+        ctf = torch.where(known[:, None, None], ctf, 1.0)
     ky = torch.fft.fftfreq(side, device=images.device)[:, None]
     kx = torch.fft.rfftfreq(side, device=images.device)
     noise_to_signal = 1 + (ky**2 + kx**2) / SIGNAL_CORNER**2
@@ -44,4 +51,5 @@ def network_inputs(images: Float[Tensor, "n side side"], ctf: Float[Tensor, "n s
     filtered = torch.fft.irfft2(spectrum[:, None] * filters, s=(side, side))
     axis = (torch.arange(side, device=images.device, dtype=images.dtype) - side // 2) / RADIUS_UNIT
     radius = (axis[:, None] ** 2 + axis**2).expand(count, 1, side, side)
-    return torch.cat([images[:, None], filtered, radius, torch.full_like(radius, 0.0 if known else 1.0)], 1)
+    unknown = (~known)[:, None, None, None].to(images.dtype).expand_as(radius)
+    return torch.cat([images[:, None], filtered, radius, unknown], 1)
