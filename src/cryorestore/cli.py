@@ -10,8 +10,6 @@ from cryorestore import __version__
 from cryorestore.config import STEPS, Configuration, check_inputs, load_configuration
 from cryorestore.config.loading import read_yaml
 
-ALIASES = {"restore_particles": "restore"}
-
 app = App(
     name="cryorestore",
     version=__version__,
@@ -91,11 +89,9 @@ def _add_commands() -> None:
     app.command("cryorestore.external:relion_external", name="relion-external", help="Restore particles as an External job of RELION.")
     app.command("cryorestore.crate:write_crate", name="write-crate", help="Describe a data set's results as an RO-Crate.")
     app.command("cryorestore.deposition:prepare_deposition", name="prepare-deposition", help="Gather files for EMDB and EMPIAR.")
+    app.command("cryorestore.general.command:restore", name="restore", help="Restore particles of any protein: no map, poses or training needed.")
     for rule, step in STEPS.items():
-        target = f"cryorestore.commands:{rule}"
-        app.command(target, name=rule.replace("_", "-"), help=step.summary)
-        if rule in ALIASES:
-            app.command(target, name=ALIASES[rule], help=f"The same as {rule.replace('_', '-')}.")
+        app.command(f"cryorestore.commands:{rule}", name=rule.replace("_", "-"), help=step.summary)
 
 
 _add_commands()

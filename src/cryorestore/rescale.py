@@ -1,4 +1,4 @@
-"""Rescaling by a Fourier crop that keeps grey values, as RELION's."""
+"""Rescaling by a Fourier crop that keeps grey values, as RELION's, and the way back."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,3 +27,23 @@ def fourier_crop(images: NDArray[np.float32], box_size: int, *, overwrite: bool 
     cropped: NDArray[np.float32] = scipy.fft.irfft2(rows, s=(box_size, box_size), norm="forward", overwrite_x=True)
     cropped += levels
     return cropped
+
+
+def fourier_pad(images: NDArray[np.float32], box_size: int) -> NDArray[np.float32]:
+    """Rescale images (..., box, box) to a larger box by adding frequencies that hold nothing; both boxes are even.
+
+    Grey values stay, as in `fourier_crop`. The Nyquist frequency of the smaller box, of whose two signs it holds the sum, is left out.
+    """
+    from_box = images.shape[-1]
+    if box_size == from_box:
+        return images
+    import scipy.fft
+
+    half = from_box // 2
+    levels = images.mean((-2, -1), keepdims=True)
+    ft = scipy.fft.rfft2(images - levels, norm="forward")
+    padded = np.zeros((*images.shape[:-2], box_size, box_size // 2 + 1), ft.dtype)
+    padded[..., :half, :half] = ft[..., :half, :half]
+    padded[..., 1 - half :, :half] = ft[..., 1 - half :, :half]
+    enlarged = scipy.fft.irfft2(padded, s=(box_size, box_size), norm="forward", overwrite_x=True)
+    return np.asarray(enlarged + levels, np.float32)
