@@ -61,6 +61,15 @@ def datasets_with_poses(found):
     )
 
 
+def datasets_in_halves(posed):
+    """The data sets that are restored half by half, with poses, or all together without, as a constraint of the wildcard."""
+    return one_of(
+        name
+        for name, settings in CONFIGURATION.settings.items()
+        if cryorestore.config.has_poses(settings) == posed
+    )
+
+
 def any_data_set(is_so):
     """Whether the settings of any data set are so."""
     return any(map(is_so, CONFIGURATION.settings.values()))
@@ -236,7 +245,7 @@ def changed_networks(wildcards):
 def deviation_stack(wildcards, half=None):
     """Where the posterior deviation goes, beside the declared outputs: only some methods know it."""
     method = settings_of(wildcards)["methods"][wildcards.method]
-    if not cryorestore.config.has_posterior(method):
+    if not cryorestore.config.has_deviation(method):
         return None
     folder = f"{CONFIGURATION.results}/{wildcards.dataset}/restored.{wildcards.method}"
     return f"{folder}/half{half or wildcards.half}/deviation.mrcs"

@@ -108,6 +108,8 @@ rule join_particles:
         "<logs>/join_particles/{dataset}_{method}.log",
     benchmark:
         "<benchmarks>/join_particles/{dataset}_{method}.tsv"
+    wildcard_constraints:
+        dataset=datasets_in_halves(True),
     conda:
         "../envs/network.yaml"
     threads: 1
@@ -148,6 +150,36 @@ rule restore_unposed:
         code_version=code_version("restore_unposed"),
     script:
         "../scripts/restore_unposed.py"
+
+
+rule restore_general:
+    """Restore particles without poses, all together, by the weights that were trained on other proteins."""
+    input:
+        "<results>/{dataset}/normalized/preflight.json",
+        star="<results>/{dataset}/normalized/particles.star",
+    output:
+        restored_stack="<results>/{dataset}/restored.{method}/particles.mrcs",
+        deviation_stack="<results>/{dataset}/restored.{method}/deviation.mrcs",
+        restored_star="<results>/{dataset}/restored.{method}/particles.star",
+        figures="<results>/{dataset}/restored.{method}/restoration.json",
+    log:
+        "<logs>/restore_general/{dataset}_{method}.log",
+    benchmark:
+        "<benchmarks>/restore_general/{dataset}_{method}.tsv"
+    wildcard_constraints:
+        dataset=datasets_in_halves(False),
+    conda:
+        "../envs/network.yaml"
+    threads: compute_threads
+    resources:
+        mem_mb=escalating(2 * GIB),
+        runtime=escalating(8 * HOUR),
+        gpu=gpus,
+    params:
+        step=step_parameters("restore_general"),
+        code_version=code_version("restore_general"),
+    script:
+        "../scripts/restore_general.py"
 
 
 # Every rule is looked at for every file: those that no data set asks for are left out, which planning is the faster for.

@@ -218,7 +218,8 @@ reconstruct_targets = partial(for_datasets, curves_of)
 def restored_tables(settings):
     """The joined table of every method, and what a method that needs no pose makes of picks without one."""
     tables = [f"restored.{name}/particles.star" for name in settings["denoisers"]]
-    if settings["input"]["kind"] == "micrographs":
+    posed = cryorestore.config.has_poses(settings)
+    if posed and settings["input"]["kind"] == "micrographs":
         for name in settings["denoisers"]:
             if not cryorestore.config.needs_poses(settings["methods"][name]):
                 tables += [
@@ -228,17 +229,26 @@ def restored_tables(settings):
 
 
 restore_targets = partial(for_datasets, restored_tables)
+
+
+def reported_methods(settings):
+    """The methods that controls and report tell of: without poses there are no maps to tell of."""
+    return settings["denoisers"] if cryorestore.config.has_poses(settings) else []
+
+
 control_targets = partial(
     for_datasets,
     lambda settings: [
         f"control.{name}.{method}/control.json"
-        for method in settings["denoisers"]
+        for method in reported_methods(settings)
         for name in cryorestore.config.control_names(settings)
     ],
 )
 report_targets = partial(
     for_datasets,
-    lambda settings: ["summary.json", "report.html"] if settings["denoisers"] else [],
+    lambda settings: (
+        ["summary.json", "report.html"] if reported_methods(settings) else []
+    ),
 )
 
 

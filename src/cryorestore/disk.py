@@ -7,7 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cryorestore.config import CHANGED_MAPS, fused_stacks, has_poses, has_posterior, input_files, particle_box_size, pick_files
+from cryorestore.config import (
+    CHANGED_MAPS,
+    fused_stacks,
+    has_deviation,
+    has_poses,
+    has_posterior,
+    input_files,
+    network_methods,
+    particle_box_size,
+    pick_files,
+)
 from cryorestore.errors import CryorestoreError
 from cryorestore.io.coordinates import read_coordinates
 from cryorestore.logs import get_logger
@@ -59,7 +69,7 @@ def disk_use(settings: Mapping[str, Any], *, particles: int, box_size: int, keep
     """As `predict_disk_use`, of a number of particles of a box (px, after rescaling)."""
     table = particles * TABLE_BYTES
     stack = particles * box_size**2 * FLOAT32
-    half_maps = 2 * 3 * box_size**3 * FLOAT32
+    half_maps = 2 * 3 * box_size**3 * FLOAT32 * has_poses(settings)
     stages: dict[str, int] = {}
     kind, methods = settings["input"]["kind"], {name: settings["methods"][name] for name in settings["denoisers"]}
     if kind == "simulation":
@@ -76,7 +86,7 @@ def disk_use(settings: Mapping[str, Any], *, particles: int, box_size: int, keep
     fused = fused_stacks(dict(settings))
     if fused:
         stages["fused"] = len(fused) * half_maps + table
-    if methods or fused:
+    if (methods and has_poses(settings)) or fused:
         stages["pairs"] = 2 * (settings["pairs"]["count"] * box_size**2 * FLOAT16 * _pair_arrays(settings) + box_size**3 * FLOAT32)
     for name, method in methods.items():
         networks = [
@@ -86,7 +96,7 @@ def disk_use(settings: Mapping[str, Any], *, particles: int, box_size: int, keep
         ]
         stages[f"models/{name}"] = 2 * sum(NETWORK_BYTES[size] for size in networks)
         stages[f"work/{name}"] = 2 * settings["pairs"]["count"] * box_size**2 * FLOAT32 * method["postprocess"]
-        stages[f"restored.{name}"] = stack * (1 + has_posterior(method)) + half_maps + 2 * table
+        stages[f"restored.{name}"] = stack * (1 + has_deviation(method)) + half_maps + 2 * table
     learnt = stages.get("pairs", 0) // 2 + half_maps // 2
     weights = sum(stages[f"models/{name}"] for name in methods) // 2
     if settings["controls"]["level"] == "full" and methods:

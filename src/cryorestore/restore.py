@@ -22,6 +22,8 @@ from cryorestore.ctf import ctf_2d
 from cryorestore.diffusion.denoiser import Denoiser, load_denoiser
 from cryorestore.errors import CryorestoreError
 from cryorestore.files import atomic_path, files_together
+from cryorestore.general.method import GENERAL, SHIPPED, HalfWithGeneral
+from cryorestore.general.restorer import GeneralRestorer
 from cryorestore.identity import particle_identities
 from cryorestore.io.mrc import MrcStackWriter
 from cryorestore.logs import get_logger
@@ -60,9 +62,19 @@ class Restorer:
     samples: int
     result: str = "mean"
     """the condition that is the result where there is no network"""
+    general: HalfWithGeneral | None = None
+    """the network of other proteins, where it is the method"""
+
+    @property
+    def has_evidence(self) -> bool:
+        """Whether the method says how likely it is that there is a particle."""
+        return self.conditions.has_posterior or self.general is not None
 
     def __call__(self, images: Tensor, ctf: Tensor, rotations: Tensor, shifts_px: Tensor, seeds: Sequence[int]) -> Restored:
         """Restore a batch; every batch must have the same size, or sums may differ in the last digit."""
+        if self.general is not None:
+            found = self.general(images, ctf)
+            return Restored(found.images, found.deviation, found.log_evidence, 1)
         conditions = self.conditions(images, ctf, rotations, shifts_px, seeds)
         channels, deviation = conditions.channels, conditions.channels.get("deviation")
         evaluations = 0
@@ -96,6 +108,9 @@ def load_restorer(
     mask_edge: float = 12.0,
     particles: ParticleTable | None = None,
     peer_python: str | None = None,
+    general_weights: str = SHIPPED,
+    general_diameter: float | None = None,
+    general_whiten: str = "background",
 ) -> Restorer:
     """Put a method together from its half's files; without diffusion weights its one condition is the result.
 
@@ -117,9 +132,14 @@ def load_restorer(
         posterior_rotations=posterior_rotations,
         filters={name: build(name) for name in condition if name in FILTERS},
     )
+    general = None
+    if GENERAL in condition:
+        diameter = 2 * mask_radius if general_diameter is None and mask_radius is not None else general_diameter
+        shipped = GeneralRestorer.load(None if general_weights == SHIPPED else general_weights, device=device, precision=precision)
+        general = HalfWithGeneral.of(shipped, reference, diameter=diameter, whiten=general_whiten)
     denoiser = None if diffusion_weights is None else load_denoiser(diffusion_weights, device=device, precision=precision)
     postprocessor = None if postprocess_weights is None else load_postprocess(postprocess_weights, device=device, precision=precision)
-    return Restorer(maker, denoiser, postprocessor, sampler, sampler_steps, samples, next(iter(results), "mean"))
+    return Restorer(maker, denoiser, postprocessor, sampler, sampler_steps, samples, next(iter(results), "mean"), general)
 
 
 @files_together()
@@ -149,6 +169,9 @@ def restore_particles(
     mask_radius: float | None = None,
     mask_edge: float = 12.0,
     peer_python: str | None = None,
+    general_weights: str = SHIPPED,
+    general_diameter: float | None = None,
+    general_whiten: str = "background",
     seed: int = 1,
     shard: int = 1,
     shards: int = 1,
@@ -170,7 +193,8 @@ def restore_particles(
         The half's own networks; both may be absent (the one channel of `condition` is then the result).
     condition
         Channels that the method computes: "noisy", "phase_flipped", "wiener", the pose posterior's "mean" and "deviation", and the methods without a
-        network "low_pass", "wiener_masked", "cwf" (covariance Wiener filter), "projection" (the half's map at the given pose), "topaz", "bm3d".
+        network "low_pass", "wiener_masked", "cwf" (covariance Wiener filter), "projection" (the half's map at the given pose), "topaz", "bm3d", and
+        "general", the network that was trained on other proteins.
     sampler, sampler_steps, samples
         How the diffusion model is evaluated, and how many draws are averaged.
     rotation_sigma, shift_sigma
@@ -185,6 +209,12 @@ def restore_particles(
         Soft disc of "wiener_masked", angstrom.
     peer_python
         The Python of the environment that has Topaz or BM3D.
+    general_weights
+        Of the method "general": "general", those of the package, or a file.
+    general_diameter
+        Of the particle, angstrom, by which the sampling of the method "general" is chosen; None: twice mask_radius.
+    general_whiten
+        For the method "general": "background", by the spectrum of the half's background, or "none".
     seed
         Of draws; those of a particle depend on its identity alone.
     shard, shards
@@ -224,6 +254,9 @@ def restore_particles(
         mask_edge=mask_edge,
         particles=everything,
         peer_python=peer_python,
+        general_weights=general_weights,
+        general_diameter=general_diameter,
+        general_whiten=general_whiten,
     )
     check_restorable(table, restorer.conditions.reference, [path for path in (diffusion_weights, postprocess_weights) if path is not None])
     batches = _restored_batches(table, restorer, batch_size=batch_size, seed=seed)

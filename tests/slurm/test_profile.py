@@ -16,6 +16,7 @@ from slurm.profiles import SHIPPED, changed_profile, planned_jobs
 ROOT = Path(__file__).parents[2]
 EXAMPLES = dict(re.findall(r"^### (.+?)\n.*?^```yaml\n(.*?)^```", (ROOT / "docs/hpc.md").read_text(), re.M | re.S))
 GPU_RULES = {"train_diffusion", "train_postprocess", "restore_particles", "restore_shard", "restore_unposed", "restore_fold", "find_poses"}
+GPU_RULES |= {"restore_general"}
 GPU_RULES |= {"train_control_diffusion", "train_control_postprocess", "train_fold_diffusion", "train_fold_postprocess"}
 GPU_RULES |= {f"control_{name}" for name in ("noise_only", "phase_randomised", "shared_network", "changed_map", "junk")}
 TINY = ["--configfile", str(ROOT / "config/test/tiny.yaml")]

@@ -93,7 +93,7 @@ def test_every_method_of_the_configuration_is_planned_by_its_name(tmp_path):
     done = dry_run(tmp_path, "--config", f"denoisers=[{','.join(methods)}]")
     assert done.returncode == 0, done.stderr
     jobs = job_counts(done.stdout + done.stderr)
-    assert jobs["restore_particles"] == 2 * len(methods) == 30
+    assert jobs["restore_particles"] == 2 * len(methods) == 32
     assert jobs["train_diffusion"] == 2 * sum(method["network"] != "none" for method in methods.values())
 
 
@@ -197,6 +197,29 @@ def test_picks_without_a_pose_are_restored_by_the_methods_that_need_none(tmp_pat
     assert (jobs["restore_particles"], jobs["restore_unposed"]) == (4, 2)
 
 
+def test_the_general_weights_restore_particles_without_poses_and_train_nothing(tmp_path):
+    placeholders(tmp_path / "data", "aspire-sample")
+    settings = ("datasets=[aspire-sample]", f"data_root={tmp_path / 'data'}", "denoisers=[general]")
+    done = dry_run(tmp_path, "--config", *settings, "input={has_poses: false}")
+    assert done.returncode == 0, done.stderr
+    jobs = job_counts(done.stdout + done.stderr)
+    assert jobs["restore_general"] == 1
+    assert not {"split_particles", "make_training_pairs", "join_particles", "write_report", "control_noise_only"} & jobs.keys()
+    done = dry_run(tmp_path, "--config", *settings)
+    assert done.returncode == 0, done.stderr
+    jobs = job_counts(done.stdout + done.stderr)
+    assert (jobs["restore_particles"], jobs["control_noise_only"], jobs["control_shared_network"]) == (2, 1, 1)
+    assert not {"restore_general", "train_diffusion"} & jobs.keys()
+
+
+def test_other_methods_are_refused_where_there_are_no_poses(tmp_path):
+    placeholders(tmp_path / "data", "aspire-sample")
+    settings = ("datasets=[aspire-sample]", f"data_root={tmp_path / 'data'}", "denoisers=[general,ours]", "input={has_poses: false}")
+    done = dry_run(tmp_path, "--config", *settings)
+    assert done.returncode != 0
+    assert "denoisers = ['general', 'ours']: all but general learn from the half's own map" in done.stdout + done.stderr
+
+
 def test_a_wrong_configuration_starts_no_job(tmp_path):
     done = dry_run(tmp_path, "--config", "normalize={bg_radius: 40}")
     assert done.returncode != 0
@@ -234,6 +257,7 @@ def test_the_slurm_profile_goes_to_the_gpu_partition_where_networks_run():
         "restore_particles",
         "restore_shard",
         "restore_unposed",
+        "restore_general",
         *CONTROLS,
         *FULL_ON_GPUS,
         *FOLDS_ON_GPUS,

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from cryorestore.config.problems import Problem, Settings
-from cryorestore.config.steps import has_poses, particle_box_size, particle_pixel_size
+from cryorestore.config.steps import has_poses, needs_map, particle_box_size, particle_pixel_size
 
 INPUT_KEYS = {
     "simulation": (),
@@ -36,8 +36,9 @@ def _input(settings: Settings) -> Iterator[Problem]:
             yield Problem(f"input.{key}", given[key], f"not read for input.kind {kind}; remove it, or set input.kind to {readers}")
     if kind == "micrographs" and not (given["coordinates"] or given["particles_star"]):
         yield Problem("input.coordinates", None, "needed for input.kind micrographs, unless input.particles_star gives the coordinates")
-    if not has_poses(settings) and settings["denoisers"]:
-        mend = "every method learns from the half's own map, which needs poses: [] where input.has_poses is false, or poses.source ab_initio"
+    methods = settings["methods"]
+    if not has_poses(settings) and any(needs_map(methods[name]) for name in settings["denoisers"] if name in methods):
+        mend = "all but general learn from the half's own map: [general] or [] where input.has_poses is false, or poses.source ab_initio"
         yield Problem("denoisers", settings["denoisers"], mend)
     if settings["poses"]["source"] == "refined" and not (given["has_poses"] or settings["poses"]["start_map"]):
         yield Problem("poses.source", "refined", "needs poses or poses.start_map to start from; ab_initio needs neither")

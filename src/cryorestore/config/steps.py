@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cryorestore.config.paths import data_path, program_path
+from cryorestore.config.paths import data_path, program_path, project_path
 from cryorestore.config.problems import Settings
 
 EMBEDDED_MOLECULE = "demo"
@@ -14,6 +14,10 @@ BASIC_CONTROLS = ("noise_only", "phase_randomised", "shared_network", "raw")
 FULL_CONTROLS = ("wrong_structure", "wrong_conformer", "omitted_domain", "junk", "particle_number")
 """Those that take longer, some of them by training."""
 FUSED_STACKS = ("fused.marginal", "fused.mean-pose")
+GENERAL = "general"
+"""The condition of the method that restores with weights of other proteins"""
+GENERAL_BATCH = 64
+"""Images that the general network is evaluated with at a time, whatever is asked for: fewer would be filled up"""
 CHANGED_MAPS = ("wrong_structure", "wrong_conformer", "omitted_domain")
 """Controls that train on a changed map; they share one rule."""
 
@@ -55,6 +59,7 @@ STEPS = {
     "gather_shards": Step("sharding", "gather_shards", "Put the restored parts of a half together."),
     "split_folds": Step("folds", "split_folds", "Divide a half into two folds, each restored with what the other one teaches."),
     "gather_folds": Step("folds", "gather_folds", "Put the restored folds of a half together."),
+    "restore_general": Step("general.use", "restore_general", "Restore particles by the general weights alone: no map, no poses, no training."),
     "restore_unposed": Step("restore", "restore_particles", "Restore the particles of a half that have no pose, by a method that needs none."),
     "join_particles": Step("joining", "join_particles", "Join two restored halves in the order of their source."),
     "control_noise_only": Step("controls.noise_only", "control_noise_only", "Put noise through a method and see that none is taken for a particle."),
@@ -125,6 +130,16 @@ def needs_poses(method: Mapping[str, Any]) -> bool:
 def has_posterior(method: Mapping[str, Any]) -> bool:
     """Whether a method computes the pose posterior; such a method knows the deviation of its result, and evidence."""
     return not {"mean", "deviation"}.isdisjoint(method["condition"])
+
+
+def needs_map(method: Mapping[str, Any]) -> bool:
+    """Whether a method learns from its half's own map, or looks at its spectra; all but the general weights do."""
+    return list(method["condition"]) != [GENERAL]
+
+
+def has_deviation(method: Mapping[str, Any]) -> bool:
+    """Whether a method knows the deviation of its result, and evidence."""
+    return has_posterior(method) or not needs_map(method)
 
 
 def finds_poses(settings: Settings) -> bool:
@@ -295,9 +310,24 @@ def _restore_particles(settings: Settings) -> dict[str, Any]:
         **_compute(settings),
         **_mask(settings),
         "peer_python": program_path(settings["programs"]["peer_python"]),
-        "batch_size": settings["compute"]["batch_size"],
+        **_general(settings),
+        "batch_size": settings["compute"]["batch_size"] if needs_map(settings["method"]) else max(GENERAL_BATCH, settings["compute"]["batch_size"]),
         "seed": settings["seed"],
     }
+
+
+def _general(settings: Settings) -> dict[str, Any]:
+    """Keywords of the method `general`."""
+    general = settings["general"]
+    weights = general["weights"] if general["weights"] == GENERAL else project_path(general["weights"])
+    return {"general_weights": weights, "general_diameter": general["diameter"], "general_whiten": general["whiten"]}
+
+
+def _restore_general(settings: Settings) -> dict[str, Any]:
+    general = {name.removeprefix("general_"): value for name, value in _general(settings).items()}
+    # the particles are normalized, and white
+    own = {"evidence_threshold": settings["restore"]["evidence_threshold"], "invert_contrast": False}
+    return {**general, **own, **_compute(settings), "batch_size": max(GENERAL_BATCH, settings["compute"]["batch_size"])}
 
 
 def control_names(settings: Settings) -> list[str]:
@@ -377,6 +407,7 @@ _PARAMETERS: dict[str, Callable[[Settings], dict[str, Any]]] = {
     "split_folds": _seed,
     "gather_folds": _none,
     "restore_unposed": _restore_particles,
+    "restore_general": _restore_general,
     "join_particles": _none,
     "control_noise_only": _control("noise_only"),
     "control_phase_randomised": _control("phase_randomised"),

@@ -22,6 +22,7 @@ from cryorestore.controls.restoring import (
 from cryorestore.controls.result import ControlResult, Null, Verdict
 from cryorestore.errors import CryorestoreError
 from cryorestore.files import files_together, read_json, write_json
+from cryorestore.general.method import SHIPPED
 from cryorestore.io.mrc import read_map, write_map
 from cryorestore.particles import ParticleTable
 from cryorestore.reconstruct.step import MINIMUM_PARTICLES, used_rows
@@ -104,6 +105,9 @@ def control_changed_map(
     precision: str = "auto",
     threads: int = 1,
     peer_python: str | None = None,
+    general_weights: str = SHIPPED,
+    general_diameter: float | None = None,
+    general_whiten: str = "background",
     seed: int = 1,
 ) -> None:
     """Restore true particles by a method that was taught a changed map, and see whose structure their map has.
@@ -137,7 +141,7 @@ def control_changed_map(
         Soft sphere round the particle, and disc of the methods that have one, angstrom.
     condition, sampler, sampler_steps, samples, rotation_sigma, shift_sigma, posterior_rotations, evidence_threshold
         As in `restore_particles`.
-    batch_size, device, precision, threads, peer_python, seed
+    batch_size, device, precision, threads, peer_python, general_weights, general_diameter, general_whiten, seed
         As in `restore_particles`.
     """
     torch.set_num_threads(threads)
@@ -160,6 +164,9 @@ def control_changed_map(
         mask_edge=mask_edge,
         particles=table,
         peer_python=peer_python,
+        general_weights=general_weights,
+        general_diameter=general_diameter,
+        general_whiten=general_whiten,
     )
     rows = chosen_rows(used_rows(table), images, seed=seed)
     seeds = particle_seeds(table, rows, seed=seed)

@@ -26,6 +26,7 @@ from cryorestore.controls.restoring import (
 from cryorestore.controls.result import ControlResult, Null
 from cryorestore.ctf import ctf_2d
 from cryorestore.files import files_together
+from cryorestore.general.method import SHIPPED
 from cryorestore.geometry import perturb_rotations
 from cryorestore.particles import ParticleTable
 from cryorestore.pose_tensors import shift_tensor
@@ -89,6 +90,9 @@ def control_junk(
     precision: str = "auto",
     threads: int = 1,
     peer_python: str | None = None,
+    general_weights: str = SHIPPED,
+    general_diameter: float | None = None,
+    general_whiten: str = "background",
     seed: int = 1,
 ) -> None:
     """Mix particles simulated from a half's own map with junk of four kinds, restore them, and see what passes.
@@ -117,7 +121,7 @@ def control_junk(
         Soft sphere round the particle, and disc of the methods that have one, angstrom.
     condition, sampler, sampler_steps, samples, rotation_sigma, shift_sigma, posterior_rotations, evidence_threshold
         As in `restore_particles`.
-    batch_size, device, precision, threads, peer_python, seed
+    batch_size, device, precision, threads, peer_python, general_weights, general_diameter, general_whiten, seed
         As in `restore_particles`.
     """
     torch.set_num_threads(threads)
@@ -140,6 +144,9 @@ def control_junk(
         mask_edge=mask_edge,
         particles=table,
         peer_python=peer_python,
+        general_weights=general_weights,
+        general_diameter=general_diameter,
+        general_whiten=general_whiten,
     )
     reference = restorer.conditions.reference
     kinds = make_kinds(reference, mask_radius=mask_radius, seed=seed)
@@ -161,6 +168,11 @@ def control_junk(
     draw_points(curves, picture, xlabel="share of junk", ylabel="mean FSC to the map that particles were made from")
 
 
+def true_particles(reference: Reference) -> _Kind:
+    """The particles of a half's own map."""
+    return _Kind(reference.volume, 0.0, reference.noise_power)
+
+
 def make_kinds(reference: Reference, *, mask_radius: float, seed: int) -> dict[str, _Kind]:
     """The particle and the four kinds of junk, from what one half knows."""
     volume, noise, pixel_size = reference.volume, reference.noise_power, reference.pixel_size
@@ -168,7 +180,7 @@ def make_kinds(reference: Reference, *, mask_radius: float, seed: int) -> dict[s
     excess = _ICE_POWER * torch.exp(-torch.arange(len(noise)) / _ICE_SHELLS)
     turned = with_turned_domain(volume, find_domain(volume, pixel_size=pixel_size, mask_radius=mask_radius))
     return {
-        PARTICLE: _Kind(volume, 0.0, noise),
+        PARTICLE: true_particles(reference),
         "ice": _Kind(None, 0.0, noise * (1 + excess)),
         "neighbour": _Kind(volume, _NEIGHBOUR_SHIFT * radius, noise),
         "another structure": _Kind(other_structure(volume, radius_px=radius, seed=seed), 0.0, noise),

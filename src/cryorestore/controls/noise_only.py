@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 from torch import Tensor
 
+from cryorestore.controls.junk import simulated, true_particles
 from cryorestore.controls.pictures import draw_shells
 from cryorestore.controls.restoring import FIRST_SHELL, Comparison, RestoredRows, Rows, map_of, noise_alone, restore_rows
 from cryorestore.controls.result import ControlResult, Null
 from cryorestore.files import files_together, read_json
+from cryorestore.general.method import SHIPPED
 from cryorestore.particles import ParticleTable
 from cryorestore.reconstruct.step import used_rows
 from cryorestore.restore import Restorer, judge_evidence, load_restorer
@@ -84,6 +86,9 @@ def control_noise_only(
     precision: str = "auto",
     threads: int = 1,
     peer_python: str | None = None,
+    general_weights: str = SHIPPED,
+    general_diameter: float | None = None,
+    general_whiten: str = "background",
     seed: int = 1,
 ) -> None:
     """Restore pure noise with a method's own weights, at poses and CTFs of real particles, and write the verdict.
@@ -109,7 +114,7 @@ def control_noise_only(
         Soft sphere for the FSC, and disc of the methods that have one, angstrom.
     condition, sampler, sampler_steps, samples, rotation_sigma, shift_sigma, posterior_rotations, evidence_threshold
         As in `restore_particles`.
-    batch_size, device, precision, threads, peer_python, seed
+    batch_size, device, precision, threads, peer_python, general_weights, general_diameter, general_whiten, seed
         As in `restore_particles`.
     """
     torch.set_num_threads(threads)
@@ -138,9 +143,12 @@ def control_noise_only(
             mask_edge=mask_edge,
             particles=table,
             peer_python=peer_python,
+            general_weights=general_weights,
+            general_diameter=general_diameter,
+            general_whiten=general_whiten,
         )
         runs.append(_restore_noise(table, restorer, count=images, batch_size=batch_size, seed=seed + number))
-        kept += read_json(noise_json).get("simulated_log_evidence", {}).get("particles", [])
+        kept += _evidence_of_particles(table, restorer, noise_json, count=images, batch_size=batch_size, rotation_sigma=rotation_sigma, seed=seed)
     limits = {"evidence_threshold": evidence_threshold, "threshold": threshold, "kept_threshold": kept_threshold}
     compared = Comparison(runs[0].table.pixel_size, mask_radius, mask_edge)
     result = _judge(method, runs, np.array(kept), compared, **limits, seed=seed)
@@ -155,6 +163,19 @@ def _restore_noise(table: ParticleTable, restorer: Restorer, *, count: int, batc
     source = noise_alone(restorer, box_size=table.box_size)
     restored = restore_rows(table, rows, restorer, source, seeds=seeds, batch_size=batch_size, description="noise-only control")
     return _NoiseRun(table, rows, seeds, restorer, restored)
+
+
+def _evidence_of_particles(
+    table: ParticleTable, restorer: Restorer, noise_json: str | Path, *, count: int, batch_size: int, rotation_sigma: float, seed: int
+) -> list[float]:
+    """Log evidence of simulated particles: of the pairs, where the pose posterior gives it; else of as many as there are noise images."""
+    if restorer.conditions.has_posterior or not restorer.has_evidence:
+        return list(read_json(noise_json).get("simulated_log_evidence", {}).get("particles", []))
+    rows = np.random.default_rng(seed).choice(used_rows(table), size=count)
+    seeds = derived_seeds(seed, [str(number) for number in range(count)], purpose="particles of the noise-only control")
+    source = simulated(table, restorer.conditions.reference, true_particles(restorer.conditions.reference), rotation_sigma=rotation_sigma, seed=seed)
+    found = restore_rows(table, rows, restorer, source, seeds=seeds, batch_size=batch_size, description="noise-only control, particles")
+    return [float(value) for value in found.log_evidence]
 
 
 def _judge(
@@ -180,7 +201,7 @@ def _judge(
         "kept_threshold": kept_threshold,
     }
     what, null = "share of pure-noise images accepted by the evidence", Null(_NULL_TEXT, 0.0)
-    if not runs[0].restorer.conditions.has_posterior:
+    if not runs[0].restorer.has_evidence:
         text = "the method has no evidence and passes every image on, noise too: its half-map FSC says nothing about the data"
         return ControlResult("noise_only", method, 1.0, what, threshold, null, "failed", text, details=details)
     evidence = np.concatenate([run.restored.log_evidence for run in runs])

@@ -24,6 +24,7 @@ from cryorestore.controls.result import ControlResult, Null
 from cryorestore.errors import CryorestoreError
 from cryorestore.files import files_together, read_json
 from cryorestore.fourier import radial_shells_2d, to_fourier, to_real
+from cryorestore.general.method import SHIPPED
 from cryorestore.particles import ParticleTable
 from cryorestore.reconstruct.step import used_rows
 from cryorestore.restore import load_restorer
@@ -72,6 +73,9 @@ def control_phase_randomised(
     precision: str = "auto",
     threads: int = 1,
     peer_python: str | None = None,
+    general_weights: str = SHIPPED,
+    general_diameter: float | None = None,
+    general_whiten: str = "background",
     seed: int = 1,
 ) -> None:
     """Randomise the phases of particles beyond a shell, restore them, and see whether their map beyond that shell changes at all.
@@ -102,7 +106,7 @@ def control_phase_randomised(
         Soft sphere for the FSC, and disc of the methods that have one, angstrom.
     condition, sampler, sampler_steps, samples, rotation_sigma, shift_sigma, posterior_rotations, evidence_threshold
         As in `restore_particles`; the evidence is not asked: randomised particles that it would refuse are looked at, too.
-    batch_size, device, precision, threads, peer_python, seed
+    batch_size, device, precision, threads, peer_python, general_weights, general_diameter, general_whiten, seed
         As in `restore_particles`.
 
     Raises
@@ -132,6 +136,9 @@ def control_phase_randomised(
         mask_edge=mask_edge,
         particles=table,
         peer_python=peer_python,
+        general_weights=general_weights,
+        general_diameter=general_diameter,
+        general_whiten=general_whiten,
     )
     rows = chosen_rows(used_rows(restored), images, seed=seed)
     compared = Comparison(table.pixel_size, mask_radius, mask_edge)

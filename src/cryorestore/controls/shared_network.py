@@ -16,9 +16,10 @@ from cryorestore.controls.restoring import (
     particles_themselves,
     restore_rows,
 )
-from cryorestore.controls.result import ControlResult, Null
+from cryorestore.controls.result import ControlResult, Null, Verdict
 from cryorestore.files import files_together
 from cryorestore.fsc import FscCurve
+from cryorestore.general.method import SHIPPED
 from cryorestore.io.mrc import read_map
 from cryorestore.particles import ParticleTable
 from cryorestore.reconstruct.step import used_rows
@@ -80,13 +81,16 @@ def control_shared_network(
     precision: str = "auto",
     threads: int = 1,
     peer_python: str | None = None,
+    general_weights: str = SHIPPED,
+    general_diameter: float | None = None,
+    general_whiten: str = "background",
     seed: int = 1,
 ) -> None:
     """Restore particles of half 2 with half 1's map and networks, and compare the half-map FSC with that of the independent halves.
 
     If the halves shared what they learned, both curves would be the same; passed: the shared curve lies above the independent one by at
     least `threshold` on average, so independence takes away what sharing would have claimed. Where sharing brings nothing over raw particles,
-    nothing is judged.
+    nothing is judged. A method with one network for both halves, the general weights, fails by design.
 
     Parameters
     ----------
@@ -108,7 +112,7 @@ def control_shared_network(
         Soft sphere for the FSC, and disc of the methods that have one, angstrom.
     condition, sampler, sampler_steps, samples, rotation_sigma, shift_sigma, posterior_rotations, evidence_threshold
         As in `restore_particles`; the evidence of the independent restoration says which particles are looked at.
-    batch_size, device, precision, threads, peer_python, seed
+    batch_size, device, precision, threads, peer_python, general_weights, general_diameter, general_whiten, seed
         As in `restore_particles`; `seed` is that of half 1.
     """
     torch.set_num_threads(threads)
@@ -131,6 +135,9 @@ def control_shared_network(
         mask_edge=mask_edge,
         particles=raw[0],
         peer_python=peer_python,
+        general_weights=general_weights,
+        general_diameter=general_diameter,
+        general_whiten=general_whiten,
     )
     restored = [ParticleTable.read(star) for star in (restored1_star, restored2_star)]
     rows = [chosen_rows(used_rows(table), images, seed=seed) for table in restored]
@@ -148,13 +155,15 @@ def control_shared_network(
         truth, (first, second) = torch.from_numpy(read_map(truth_map)[0]), maps["shared"]
         curves["shared, to the truth"] = compared.fsc(0.5 * (first + second), truth)
     counts = [len(own) for own in rows]
-    result = _judge(method, curves, counts, last=restorer.conditions.reference.max_shell, threshold=threshold)
+    result = _judge(
+        method, curves, counts, last=restorer.conditions.reference.max_shell, threshold=threshold, shared_by_design=restorer.general is not None
+    )
     result.write(control, picture=picture)
     shown = {name: curve.correlation.tolist() for name, curve in curves.items()}
     draw_shells(shown, picture, pixel_size=raw[0].pixel_size, ylabel="FSC")
 
 
-def _judge(method: str, curves: dict[str, FscCurve], counts: Sequence[int], *, last: int, threshold: float) -> ControlResult:
+def _judge(method: str, curves: dict[str, FscCurve], counts: Sequence[int], *, last: int, threshold: float, shared_by_design: bool) -> ControlResult:
     means = {name: mean_over_shells(curve, FIRST_SHELL, last) for name, curve in curves.items()}
     score, over_raw = means["shared"] - means["independent"], means["shared"] - means["raw"]
     crossings = {name: curve.resolution(0.143 if name in ("raw", "independent", "shared") else 0.5) for name, curve in curves.items()}
@@ -166,6 +175,12 @@ def _judge(method: str, curves: dict[str, FscCurve], counts: Sequence[int], *, l
         text += f"; to the truth the shared map has {means['shared, to the truth']:.3f}"
     if over_raw < _NOTHING_SHARED:
         text += "; there is nothing in it that halves could share"
+    verdict: Verdict = "not judged" if over_raw < _NOTHING_SHARED else "passed" if score >= threshold else "failed"
+    if shared_by_design:
+        verdict = "failed"
+        text = (
+            f"both halves are restored by one network, that of the general weights: the half-map FSC of what it restores is void, by design; {text}"
+        )
     return ControlResult(
         name="shared_network",
         method=method,
@@ -173,7 +188,7 @@ def _judge(method: str, curves: dict[str, FscCurve], counts: Sequence[int], *, l
         score_text="mean FSC that a shared network would add to that of independent halves",
         threshold=threshold,
         null=Null("halves that share what they learned: both curves are the same", 0.0),
-        verdict="not judged" if over_raw < _NOTHING_SHARED else "passed" if score >= threshold else "failed",
+        verdict=verdict,
         text=text,
         details={
             "particles": list(counts),

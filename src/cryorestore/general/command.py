@@ -8,7 +8,8 @@ from cyclopts import Parameter
 
 from cryorestore.devices import Device, Precision
 from cryorestore.errors import CryorestoreError
-from cryorestore.general.use import SHIPPED, restore_general
+from cryorestore.general.method import SHIPPED
+from cryorestore.general.use import restore_general
 
 FILES = {"restored_stack": "particles.mrcs", "restored_star": "particles.star", "figures": "restoration.json"}
 """What is written into the folder"""
@@ -22,7 +23,7 @@ def restore(
     diameter: float | None = None,
     ctf: Literal["applied", "corrected"] = "applied",
     beyond: Literal["nothing", "raw"] = "nothing",
-    whiten: Literal["optics_group", "none"] = "optics_group",
+    whiten: Literal["background", "none"] = "background",
     invert_contrast: Literal["auto", "true", "false"] = "auto",
     pixel_size: float | None = None,
     project_root: Path | None = None,
@@ -55,7 +56,7 @@ def restore(
     beyond
         What stands beyond the band that the network works at: "nothing", or the "raw" data.
     whiten
-        Whiten the noise by the spectrum of each optics group's background first, and colour the result again; or "none".
+        "background": whiten the noise by the background's spectrum of each optics group first, and colour the result again; or "none".
     invert_contrast
         Whether particles are dark; "auto" looks at them. The result has the contrast of the input.
     pixel_size

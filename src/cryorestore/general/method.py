@@ -16,8 +16,14 @@ from cryorestore.errors import CryorestoreError
 from cryorestore.general.restorer import GeneralRestorer
 from cryorestore.general.sampling import WINDOW, WorkingSampling
 from cryorestore.io.mrc import Images
+from cryorestore.reference import Reference
 from cryorestore.whitening import colour_images, whiten_images
 
+GENERAL = "general"
+"""Name of the method, as a condition of it"""
+SHIPPED = "general"
+"""Name of the weights in the package"""
+WHITEN = ("background", "none")
 Beyond = Literal["nothing", "raw"]
 """What restored images hold beyond the working band"""
 CtfOfResult = Literal["applied", "corrected"]
@@ -54,9 +60,7 @@ class GeneralMethod:
         -1 for dark particles: the network knows white ones. The result has the contrast of the input.
     """
 
-    def __init__(
-        self, restorer: GeneralRestorer, sampling: WorkingSampling, *, beyond: str = "nothing", ctf: str = "applied", sign: int = 1
-    ) -> None:
+    def __init__(self, restorer: GeneralRestorer, sampling: WorkingSampling, *, beyond: str = "nothing", ctf: str = "applied", sign: int = 1) -> None:
         for name, value, allowed in (("beyond", beyond, get_args(Beyond)), ("ctf", ctf, get_args(CtfOfResult))):
             if value not in allowed:
                 raise CryorestoreError(f"{name}: found {value!r}, expected one of {', '.join(allowed)}; choose one")
@@ -119,6 +123,43 @@ class GeneralMethod:
         level = self.sampling.field_size / self.sampling.box_size
         filling: Images = torch.fft.irfft2(torch.fft.rfft2(white) * self.sampling.band_of_nothing() * level, s=(WINDOW, WINDOW)).numpy()
         return filling
+
+
+@dataclass(frozen=True)
+class HalfWithGeneral:
+    """The general network for the normalized particles of a half-set, whose background spectrum is known. Both halves have the same network."""
+
+    method: GeneralMethod
+    noise_power: Float[Tensor, "shells"] | None
+    """per shell of the window"""
+
+    @classmethod
+    def of(cls, restorer: GeneralRestorer, reference: Reference, *, diameter: float | None, whiten: str) -> "HalfWithGeneral":
+        """Choose the sampling for a half's particles.
+
+        Raises
+        ------
+        CryorestoreError
+            If no diameter is given, or `whiten` is none of WHITEN.
+        """
+        check_whiten(whiten)
+        if diameter is None:
+            raise CryorestoreError("general_diameter: found none, expected one, or a mask_radius to take twice of; give the particle's diameter")
+        box_size, pixel_size = reference.volume.shape[-1], reference.pixel_size
+        sampling = WorkingSampling.choose(box_size=box_size, pixel_size=pixel_size, diameter=min(diameter, box_size * pixel_size))
+        noise_power = sampling.working_noise_power(reference.noise_power) if whiten != "none" else None
+        return cls(GeneralMethod(restorer, sampling), noise_power)
+
+    def __call__(self, images: Float[Tensor, "b box box"], ctf: Float[Tensor, "b box half"]) -> GeneralResult:
+        """Restore normalized particles with the CTF of their boxes."""
+        noise_power = None if self.noise_power is None else self.noise_power.expand(len(images), -1)
+        return self.method(images.numpy(), self.method.sampling.working_ctf(ctf), noise_power=noise_power)
+
+
+def check_whiten(whiten: str) -> None:
+    """Refuse what is none of WHITEN."""
+    if whiten not in WHITEN:
+        raise CryorestoreError(f"whiten: found {whiten!r}, expected one of {', '.join(WHITEN)}; choose one")
 
 
 def background_radius(sampling: WorkingSampling) -> float:

@@ -19,7 +19,7 @@ from cryorestore.ctf import ctf_2d
 from cryorestore.ctf_parameters import CtfParameters
 from cryorestore.errors import CryorestoreError
 from cryorestore.files import files_together, write_json
-from cryorestore.general.method import GeneralMethod, GeneralResult
+from cryorestore.general.method import SHIPPED, GeneralMethod, GeneralResult, check_whiten
 from cryorestore.general.restorer import GeneralRestorer
 from cryorestore.general.sampling import WINDOW, WorkingSampling
 from cryorestore.general.survey import MeasuredDiameter, contrast_sign, flatness, measure_diameter, measure_noise
@@ -31,9 +31,6 @@ from cryorestore.reconstruct.step import ACCEPTED_COLUMN
 from cryorestore.restore import EVIDENCE_COLUMN, judge_evidence
 from cryorestore.whitening import NoiseSpectra
 
-SHIPPED = "general"
-"""Name of the weights in the package"""
-WHITEN = ("none", "optics_group")
 CTF_COLUMN = "rlnCryorestoreRestoredCtf"
 """What became of the CTF: applied, corrected, or unknown where the table does not say it"""
 _DEFOCUS = "rlnDefocusU"
@@ -77,7 +74,7 @@ def restore_general(
     diameter: float | None = None,
     ctf: str = "applied",
     beyond: str = "nothing",
-    whiten: str = "optics_group",
+    whiten: str = "background",
     invert_contrast: bool | str = "auto",
     pixel_size: float | None = None,
     project_root: str | Path | None = None,
@@ -115,7 +112,7 @@ def restore_general(
     beyond
         What restored particles hold beyond the band that the network works at: "nothing", or "raw", the input's own data.
     whiten
-        "optics_group": the noise is whitened by the spectrum of each group's background before, and the result coloured again; or "none".
+        "background": the noise is whitened by the background's spectrum of each optics group before, and the result coloured again; or "none".
     invert_contrast
         Whether particles are dark; "auto" looks at them. The result has the contrast of the input.
     pixel_size
@@ -135,8 +132,7 @@ def restore_general(
         If a file cannot be read, there is no particle, images are multiplied by their CTF already, or a value is none of those allowed.
     """
     torch.set_num_threads(threads)
-    if whiten not in WHITEN:
-        raise CryorestoreError(f"whiten: found {whiten!r}, expected one of {', '.join(WHITEN)}; choose one")
+    check_whiten(whiten)
     table = ParticleTable.read(star, pixel_size=pixel_size, project_root=project_root)
     if not len(table):
         raise CryorestoreError(f"{table.path}: the table has no rows, expected at least one particle image; check the step that wrote it")
