@@ -31,6 +31,8 @@ _CLEAR = 5.0
 _SUPPOSED = 0.6
 """Of the box, where nothing is seen in it"""
 _LOW_SHELL = 12
+_EDGE_SHARE = 0.1
+"""Of the greatest variance above the background: where it falls below, the particle ends"""
 
 
 @dataclass(frozen=True)
@@ -94,17 +96,18 @@ def measure_diameter(table: ParticleTable) -> MeasuredDiameter:
     supposed = MeasuredDiameter(_SUPPOSED * box_size * pixel_size, False)
     if len(profiles) < 2:
         return supposed
-    every = np.array(profiles) / np.bincount(ring)[: small // 2]
-    mean, error = every.mean(0), every.std(0, ddof=1) / np.sqrt(len(every))
-    outermost = slice(int(0.46 * small), small // 2)
-    excess = np.convolve(mean - mean[outermost].mean(), np.ones(3) / 3, mode="same")
-    excess[0] = excess[1]
-    inner = excess[: int(0.46 * small)]
-    top = int(inner.argmax())
-    if inner[top] < _CLEAR * error[top]:
+    pixels = np.bincount(ring)[: small // 2]
+    every = np.array(profiles) / pixels
+    outside = every[:, int(0.46 * small) :].mean(1)
+    # half the box is what most particles fill; where others crowd about, a quarter of it stands out more
+    discs = [np.average(every[:, :radius], axis=1, weights=pixels[:radius]) - outside for radius in (small // 4, small // 8)]
+    if max(disc.mean() * np.sqrt(len(disc)) / disc.std(ddof=1) for disc in discs) < _CLEAR:
         return supposed
-    below = np.flatnonzero(inner[top:] < 0.1 * inner[top])
-    edge = top + (int(below[0]) if below.size else len(inner) - top)
+    smooth = np.convolve(every.mean(0) - outside.mean(), np.ones(3) / 3, mode="same")[: int(0.46 * small)]
+    smooth[:2] = smooth[2]
+    top = int(smooth.argmax())
+    below = np.flatnonzero(smooth[top:] < _EDGE_SHARE * smooth[top])
+    edge = top + (int(below[0]) if below.size else len(smooth) - top)
     return MeasuredDiameter(2 * edge / small * box_size * pixel_size, True)
 
 
