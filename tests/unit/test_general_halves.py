@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from helpers import POSES, prepare_half
 from torch import nn
 
 from cryorestore.controls.noise_only import control_noise_only
@@ -15,6 +14,7 @@ from cryorestore.general.weights import save_general
 from cryorestore.particles import ParticleTable
 from cryorestore.restore import restore_particles
 from cryorestore.summary import SELF_CONSISTENCY, _self_consistency
+from helpers import POSES, prepare_half
 
 METHOD = {"method": "general", "condition": ["general"], "sampler": "none", "sampler_steps": 0, "samples": 1, "mask_radius": 50.0, "mask_edge": 8.0}
 
