@@ -7,6 +7,7 @@ SHELL := /bin/bash
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 WORKERS ?= 2
+MODELS ?= ../shared/data/models
 
 BIN := .venv/bin
 PRODUCT := .venv/.product
@@ -86,6 +87,18 @@ bench-joint: $(PRODUCT) ## particles without map or poses restore themselves: al
 
 bench-joint-quick: $(PRODUCT) ## two small cells of it, at most four minutes: a structure is found and noise is not
 	$(BIN)/python benchmarks/joint/measure.py --quick
+
+train-general: $(PRODUCT) ## the weights of the general restorer anew from MODELS=folder of the listed PDB entries (at most 150 minutes; goes on where it was stopped)
+	mkdir -p results/general
+	$(BIN)/cryorestore train-general --data-root $(MODELS) --weights results/general/general.safetensors --history results/general/history.csv \
+	  --curve results/general/curve.csv --work-dir results/general/work
+
+bench-general: $(PRODUCT) ## the general restorer on structures that it was never shown, docs/general_benchmark.md (at most 40 minutes; goes on where it was stopped)
+	$(BIN)/python benchmarks/general/measure.py
+	$(BIN)/python benchmarks/general/page.py
+
+bench-general-quick: $(PRODUCT) ## a few small cells of it, at most four minutes: the order is checked
+	$(BIN)/python benchmarks/general/measure.py --quick
 
 bench-restoration: $(PRODUCT) ## restoration quality of every lane, docs/benchmark.md (hours; goes on where it was stopped)
 	seq $(WORKERS) | xargs -P $(WORKERS) -I{} $(BIN)/python benchmarks/restoration/measure.py

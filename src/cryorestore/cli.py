@@ -90,6 +90,7 @@ def _add_commands() -> None:
     app.command("cryorestore.crate:write_crate", name="write-crate", help="Describe a data set's results as an RO-Crate.")
     app.command("cryorestore.deposition:prepare_deposition", name="prepare-deposition", help="Gather files for EMDB and EMPIAR.")
     app.command("cryorestore.general.command:restore", name="restore", help="Restore particles of any protein: no map, poses or training needed.")
+    app.command("cryorestore.general.training:train_general", name="train-general", help="Train the general restorer from a list of structures.")
     for rule, step in STEPS.items():
         app.command(f"cryorestore.commands:{rule}", name=rule.replace("_", "-"), help=step.summary)
 

@@ -1,5 +1,6 @@
 """Restore particles of any protein with the general network, at its working sampling."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,7 @@ class Restored:
     deviation: Float[Tensor, "n side side"]
     """Posterior standard deviation of each pixel about the mean."""
     evidence: Float[Tensor, "n"]
-    """Natural log odds that there is a particle near the centre; 0 is undecided."""
+    """Natural log of how much likelier the image is with a particle near its centre than without; 0 is undecided."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,12 @@ class GeneralRestorer:
             return Restored(images.clone(), images.clone(), images.new_zeros(0))
         return Restored(*(torch.cat(pieces) for pieces in zip(*parts, strict=True)))
 
+    @property
+    def _prior_log_odds(self) -> float:
+        """Of a particle among the images that the network was trained on."""
+        empty = float(self.card["parameters"]["ranges"]["empty"])
+        return math.log((1 - empty) / empty)
+
     def _batch(self, images: Tensor, ctf: Tensor | None, corrected: bool) -> tuple[Tensor, Tensor, Tensor]:
         count, channel = len(images), int(corrected)
         rows = torch.arange(BATCH).clamp_max(count - 1)
@@ -102,4 +109,4 @@ class GeneralRestorer:
         with autocast(self.device, self.precision):
             mean, log_variance, evidence = self.network(inputs)
         deviation = (0.5 * log_variance[:count, channel]).exp()
-        return mean[:count, channel].cpu(), deviation.cpu(), evidence[:count].cpu()
+        return mean[:count, channel].cpu(), deviation.cpu(), evidence[:count].cpu() - self._prior_log_odds

@@ -4,6 +4,7 @@ Order: projection -> structural noise (neighbours, ice, carbon, contaminants) ->
 from the generator that the caller seeds. SNR is var(CTF x projection) / var(noise) over the box, structural noise not counted.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -127,7 +128,7 @@ class Simulator:
         """
         r = self.ranges
         optics = self._draw_optics(count // VIEWS, generator, structure)
-        snrs = np.exp(generator.uniform(*np.log(r.snr), count)) if snr is None else np.full(count, snr)
+        snrs = np.exp(generator.uniform(math.log(r.snr[0]), math.log(r.snr[1]), count)) if snr is None else np.full(count, snr)
         views = self._projections(optics, count, generator)
         moved = views * self._wide.shifts(generator.uniform(-r.largest_shift, r.largest_shift, (count, 2)))
         wide_ctf, seen_ctf = self._ctf(optics)
@@ -170,7 +171,7 @@ class Simulator:
             voltage=generator.choice(r.voltages, draws),
             spherical_aberration=generator.choice(r.spherical_aberrations, draws) / pixel_size**4,
             amplitude_contrast=amplitude,
-            phase_shift=90.0 * (generator.random(draws) < r.phase_plate),
+            phase_shift=np.where(generator.random(draws) < r.phase_plate, 90.0, 0.0),
             b_factor=generator.uniform(*r.b_factor, draws) / pixel_size**2,
             scale=np.ones(draws),
         )
@@ -337,8 +338,9 @@ class _Plane:
         """Real images, origin at the pixel side // 2."""
         plane = torch.zeros(len(coefficients), self.side * (self.side // 2 + 1), dtype=torch.complex64)
         plane[:, self.index] = coefficients
-        images = torch.fft.irfft2(plane.unflatten(1, (self.side, self.side // 2 + 1)), s=(self.side, self.side))
-        return torch.fft.fftshift(images, dim=(1, 2))
+        images: Tensor = torch.fft.irfft2(plane.unflatten(1, (self.side, self.side // 2 + 1)), s=(self.side, self.side))
+        shifted: Tensor = torch.fft.fftshift(images, dim=(1, 2))
+        return shifted
 
 
 def _centre(wide: Tensor) -> Tensor:
@@ -353,7 +355,8 @@ def _folded(wide: Tensor) -> Tensor:
 
 
 def _squared_frequency(side: int) -> Tensor:
-    return torch.fft.fftfreq(side)[:, None] ** 2 + torch.fft.rfftfreq(side) ** 2
+    squared: Tensor = torch.fft.fftfreq(side)[:, None] ** 2 + torch.fft.rfftfreq(side) ** 2
+    return squared
 
 
 def _film(count: int, r: Ranges, generator: np.random.Generator) -> Floats:

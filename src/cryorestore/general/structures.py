@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,11 @@ class Structure:
     diameter: float
     """angstrom"""
     volume: Float[Tensor, "side side side"]
+
+
+def shipped_models() -> Path:
+    """The list of the package: the structures of the shipped weights, and those that they were never shown."""
+    return Path(str(resources.files("cryorestore").joinpath("assets/general_models.tsv")))
 
 
 def read_models(path: str | Path) -> list[Model]:

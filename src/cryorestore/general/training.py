@@ -21,7 +21,7 @@ from cryorestore.fourier import radial_average, to_fourier
 from cryorestore.general.inputs import network_inputs
 from cryorestore.general.network import WIDTHS, GeneralNetwork
 from cryorestore.general.simulation import PLAIN, SIDE, Ranges, Simulator
-from cryorestore.general.structures import TRAIN, VALIDATION, Structure, load_structures, read_models
+from cryorestore.general.structures import TRAIN, VALIDATION, Model, Structure, load_structures, read_models, shipped_models
 from cryorestore.general.weights import load_general, save_general
 from cryorestore.logs import get_logger
 from cryorestore.masks import soft_disc
@@ -41,13 +41,13 @@ _VALIDATION_STREAM, _WATCH_STREAM = 1, 2
 
 def train_general(
     *,
-    models: str | Path,
-    data_root: str | Path,
-    weights: str | Path,
-    history: str | Path,
-    curve: str | Path,
-    work_dir: str | Path,
-    steps: int = 7000,
+    data_root: Path,
+    weights: Path,
+    history: Path,
+    curve: Path,
+    work_dir: Path,
+    models: Path | None = None,
+    steps: int = 6400,
     batch_size: int = 64,
     learning_rate: float = 1e-3,
     warmup_steps: int = 200,
@@ -55,7 +55,7 @@ def train_general(
     validation_every: int = 250,
     seed: int = 1,
     structures: int | None = None,
-    start_from: str | Path | None = None,
+    start_from: Path | None = None,
     device: Device = "auto",
     precision: Precision = "auto",
     threads: int = 1,
@@ -70,24 +70,48 @@ def train_general(
 
     Parameters
     ----------
-    models
-        Tab-separated list: id, split (train or validation), assembly, heavy_atoms.
     data_root
         Folder of the files ID.cif, ID.cif.gz, ID.pdb or ID.pdb.gz.
-    weights, history, curve
-        Outputs: safetensors (float16) with the model card of the same name beside it; CSV of the losses; CSV of the PSNR on validation structures.
+    weights
+        Written: safetensors (float16), and the model card as JSON of the same name beside it.
+    history
+        Written: CSV of the losses.
+    curve
+        Written: CSV of the PSNR on the validation structures.
     work_dir
         Folder of the training state and of the structures' volumes.
-    steps, warmup_steps, validation_every, history_every
+    models
+        Tab-separated list: id, split (train or validation), assembly, heavy_atoms; the list of the package by default.
+    steps
         Training steps; the learning rate falls as half a cosine to zero at the last.
+    batch_size
+        Images a step, an even number.
+    learning_rate
+        The greatest.
+    warmup_steps
+        Steps in which it is reached.
+    ema_decay
+        Of the running mean of the weights, which is what is kept.
+    validation_every
+        Steps between validations.
+    seed
+        Of the first weights and of all draws.
     structures
-        How many of the training structures, the first of an order that `seed` draws; all by default.
+        How many of the training structures, in an order that `seed` draws; all by default.
     start_from
         Weights to begin with instead of random ones.
+    device
+        auto, cpu or cuda.
+    precision
+        auto, float32 or bfloat16.
     threads
         Threads of the arithmetic on a CPU.
-    checkpoint_minutes, runtime_minutes
-        How often the state is saved; how long the job may run: three minutes before, the state is saved and the process exits with code 75.
+    history_every
+        Steps between rows of the history.
+    checkpoint_minutes
+        How often the state is saved.
+    runtime_minutes
+        How long the job may run: three minutes before, the state is saved and the process exits with code 75.
 
     Raises
     ------
@@ -111,6 +135,7 @@ def train_general(
         checkpoint_minutes=checkpoint_minutes,
         runtime_minutes=runtime_minutes,
     )
+    models = models or shipped_models()
     listed = read_models(models)
     learned = _chosen([model for model in listed if model.split == TRAIN], structures, seed)
     unseen = [model for model in listed if model.split == VALIDATION]
@@ -119,7 +144,7 @@ def train_general(
     cache_dir = Path(work_dir) / "volumes"
     network = _first_network(seed, start_from, where)
     shaping = {"widths": list(WIDTHS), "ranges": asdict(Ranges()), "structures": [model.id for model in learned], "precision": precision}
-    made_of = {"parameters": {**plan.shaping(), **shaping}, "start_from": _start(start_from), "code_version": __version__}
+    made_of: dict[str, Any] = {"parameters": {**plan.shaping(), **shaping}, "start_from": _start(start_from), "code_version": __version__}
     key = fingerprint(made_of)
     watched = Watched(load_structures(unseen, data_root=data_root, cache_dir=cache_dir), seed) if unseen else None
     simulator = Simulator(load_structures(learned, data_root=data_root, cache_dir=cache_dir), Ranges())
@@ -127,7 +152,7 @@ def train_general(
     with stop.listening():
         best, at = train(task, network, plan, work_dir=work_dir, key=key, stop=stop)
     write_history(history, at.history)
-    card = {"fingerprint": key, **made_of, "widths": list(WIDTHS), "validation_structures": [model.id for model in unseen]}
+    card: dict[str, Any] = {"fingerprint": key, **made_of, "widths": list(WIDTHS), "validation_structures": [model.id for model in unseen]}
     card |= {"images": at.step * batch_size, "seconds": round(at.seconds), "best_step": at.best_step, "held_out_loss": at.best_loss}
     seconds = {row[0]: row[2] for row in at.history}
     card |= {"curve": [{**row, "seconds": seconds[row["step"]]} for row in task.rows], "baseline": watched.baseline() if watched else {}}
@@ -169,7 +194,8 @@ class GeneralTask:
         errors = squared.mean((2, 3)) * torch.stack([weight, CORRECTED_WEIGHT * batch["ratio"] * weight], 1)
         likelihood = 0.5 * (log_variance + squared.detach() * torch.exp(-log_variance))
         entropy = functional.binary_cross_entropy_with_logits(evidence, batch["particle"])
-        return errors.sum(1).mean() + likelihood.mean() + EVIDENCE_WEIGHT * entropy
+        total: Tensor = errors.sum(1).mean() + likelihood.mean() + EVIDENCE_WEIGHT * entropy
+        return total
 
     def validate(self, network: nn.Module, batch_size: int) -> float:
         """Weighted squared error of held-out draws of the training structures; the validation structures are scored beside it."""
@@ -233,14 +259,14 @@ def _evaluated(network: nn.Module, batch: Mapping[str, Tensor], precision: Preci
     return mean.cpu(), log_variance.cpu(), evidence.cpu()
 
 
-def _chosen(models: list[Any], count: int | None, seed: int) -> list[Any]:
+def _chosen(models: list[Model], count: int | None, seed: int) -> list[Model]:
     if count is None:
         return models
     order = np.random.default_rng([seed, 3]).permutation(len(models))
     return [models[place] for place in sorted(order[:count])]
 
 
-def _first_network(seed: int, start_from: str | Path | None, device: torch.device) -> nn.Module:
+def _first_network(seed: int, start_from: Path | None, device: torch.device) -> nn.Module:
     if start_from is not None:
         return load_general(start_from, device)[0].train().requires_grad_(True)
     with torch.random.fork_rng(devices=[]):
@@ -248,7 +274,7 @@ def _first_network(seed: int, start_from: str | Path | None, device: torch.devic
         return GeneralNetwork().to(device)
 
 
-def _start(start_from: str | Path | None) -> str | None:
+def _start(start_from: Path | None) -> str | None:
     if start_from is None:
         return None
     return str(load_general(start_from, torch.device("cpu"))[1]["fingerprint"])
