@@ -219,8 +219,8 @@ def training_text(card: dict[str, Any]) -> str:
     """What the shipped weights are."""
     return (
         f"The shipped weights saw {card['images']:,} images of {len(card['parameters']['structures'])} structures in "
-        f"{card['seconds'] / 60:.0f} minutes on one core that other work shared; seed {card['parameters']['seed']}, {card['parameters']['steps']} steps of "
-        f"{card['parameters']['batch_size']} images."
+        f"{card['seconds'] / 60:.0f} minutes on one core that other work shared; seed {card['parameters']['seed']}, "
+        f"{card['parameters']['steps']} steps of {card['parameters']['batch_size']} images."
     )
 
 

@@ -14,7 +14,6 @@ from cryorestore.config import (
     has_poses,
     has_posterior,
     input_files,
-    network_methods,
     particle_box_size,
     pick_files,
 )
