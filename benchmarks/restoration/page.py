@@ -28,6 +28,7 @@ from cryorestore.files import atomic_path
 ROOT = Path(__file__).parents[2]
 CELLS = Path(__file__).with_name("cells")
 CONFORMERS = Path(__file__).with_name("conformers")
+SIZES = Path(__file__).with_name("sizes.json")
 PAGE = ROOT / "docs/benchmark.md"
 FIGURES = ROOT / "docs/benchmark"
 TEXT = Path(__file__).with_name("page.md")
@@ -60,7 +61,7 @@ def page_text(cells: list[dict], figures: list[str]) -> str:
     """The page."""
     conformers = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(CONFORMERS.glob("*.json"))]
     parts = [target_table(cells, conformers), *(table(group, cells) for group in groups(cells))]
-    parts += [limit_table(cells), calibration_table(cells), samples_table(cells), conformer_table(conformers), absent(cells)]
+    parts += [limit_table(cells), calibration_table(cells), samples_table(cells), conformer_table(conformers), size_table(), absent(cells)]
     text = TEXT.read_text(encoding="utf-8").replace("<!-- tables -->", "\n".join(part for part in parts if part).rstrip())
     return text.replace("<!-- figures -->", "\n\n".join(f"![{name.partition('.')[0]}](benchmark/{name})" for name in figures))
 
@@ -204,6 +205,18 @@ def conformer_table(cells: list[dict]) -> str:
     for kind in ("majority", "minority", "unseen"):
         values = [f"{np.mean([cell['nmse'][kind][name]['mean'] for cell in cells]):.4f}" for name in maps]
         lines.append(f"| {kind} | " + " | ".join(values) + " |")
+    return "\n".join([*lines, ""])
+
+
+def size_table() -> str:
+    """What a particle costs by box."""
+    if not SIZES.exists():
+        return ""
+    lines = ["### Processor seconds a particle and memory, by box (one core, whole band, `python benchmarks/restoration/sizes.py`)", ""]
+    lines += ["| box (px) | pixel size (Å) | `map-bayes` (s) | `ours` (s) | particles at once | memory (GiB) |", "|---|---|---|---|---|---|"]
+    for row in json.loads(SIZES.read_text(encoding="utf-8"))["rows"]:
+        figures = f"{row['map-bayes']:.3f} | {row['ours']:.3f} | {row['at_once']} | {row['memory_gib']:.2f}"
+        lines.append(f"| {row['box_size']} | {row['pixel_size']:g} | {figures} |")
     return "\n".join([*lines, ""])
 
 
