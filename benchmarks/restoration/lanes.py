@@ -1,5 +1,6 @@
 """The lanes: the methods of the configuration by their names, run by the pipeline's own functions, and two lines to hold them to."""
 
+import hashlib
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from simulation import Particles
 from torch import Tensor
 
 from cryorestore.config import needs_poses
+from cryorestore.general.method import GENERAL
+from cryorestore.general.weights import shipped_weights
 from cryorestore.metrics import score_images
 from cryorestore.particles import ParticleTable
 from cryorestore.restore import Restorer, load_restorer
@@ -31,13 +34,16 @@ MODULES = {
     "projection": ("reference",),
     "true-pose": ("reference",),
     "map-bayes": ("posterior.local", "reference", "map_error"),
+    GENERAL: ("general.method",),
     "limit": LIMIT_MODULES,
 }
 """Modules of the library that lanes without a network run."""
 LINES = ("limit", "true-pose")
 """Not methods: the posterior of the true map, and what the map's own error costs (its projection at the true pose)."""
 EXTERNAL = ("topaz", "bm3d")
-"""Lanes whose program may be missing."""
+"""Lanes that run another program."""
+ABSENT = (*EXTERNAL, GENERAL)
+"""Lanes whose program or weights may be missing."""
 SLOW_IMAGES = 32
 """Images that a lane with 2,000 evaluations restores."""
 DRAWS, DRAW_STEPS, DRAWN_IMAGES = 16, 20, 64
@@ -64,6 +70,8 @@ def depends_on(lane: str, half: Half, kind: str) -> tuple[dict[str, Any], tuple[
     if lane in LINES:
         return {}, MODULES[lane], (*LIMIT_FILES, "lanes.py")
     settings = {"method": METHODS[lane]} | ({"posterior": SETTINGS["posterior"]} if "mean" in METHODS[lane]["condition"] else {})
+    if lane == GENERAL and shipped_weights().exists():
+        settings |= {"weights": hashlib.sha256(shipped_weights().read_bytes()).hexdigest()}
     if not is_trained(lane):
         return settings, MODULES[lane], ("lanes.py",)
     return settings | {"training": network_settings(lane, half, _source(kind))}, NETWORK_MODULES, ("lanes.py", *NETWORK_FILES)

@@ -6,7 +6,7 @@ usage: python benchmarks/restoration/measure.py [--quick] [--list] [--most N] [-
 Every cell is a JSON under cells/, written as soon as it is measured, with a key made of the code that it runs and of its settings; only cells that
 are missing or stale are measured, the most telling ones first (SNR 0.05, white noise, seed 1). Several of these processes share the work: a cell, a
 map, a set of pairs or a network is made by one, and the others go on elsewhere or wait for it. Lanes are the methods of config/config.yaml by their
-names, run by the functions of the pipeline. A lane whose program is missing is noted with its reason.
+names, run by the functions of the pipeline. A lane whose program or weights are missing is noted with its reason.
 --list says which cells there are, in their order, and which are to be measured. --most N stops after N cells.
 --quick measures small sets at SNR 0.05 into results/bench-restoration-quick, at most four minutes on a quiet machine, and checks the order.
 """
@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from halves import FILES, MODULES, Half, Scale, model_path
 from keys import key_of, lock
-from lanes import EXTERNAL, LINES, METHODS, depends_on, is_slow, is_trained, looks_at_map, restore_with
+from lanes import ABSENT, LINES, METHODS, depends_on, is_slow, is_trained, looks_at_map, restore_with
 from limit import STRUCTURES as LIMIT_STRUCTURES
 from scoring import score
 from simulation import STRUCTURES
@@ -176,7 +176,7 @@ def measured(folder: Path, cell: Cell, half: Half, settings: dict[str, Any], key
         try:
             figures = run_cell(cell, half, options.peer_python)
         except CryorestoreError as error:
-            if cell.lane not in EXTERNAL:
+            if cell.lane not in ABSENT:
                 raise
             print(f"{cell.name} left out: {error}", flush=True)
             return 0
