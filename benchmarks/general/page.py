@@ -217,10 +217,10 @@ def learning_table() -> str:
 
 def training_text(card: dict[str, Any]) -> str:
     """What the shipped weights are."""
+    parameters = card["parameters"]
     return (
-        f"The shipped weights saw {card['images']:,} images of {len(card['parameters']['structures'])} structures in "
-        f"{card['seconds'] / 60:.0f} minutes on one core that other work shared; seed {card['parameters']['seed']}, "
-        f"{card['parameters']['steps']} steps of {card['parameters']['batch_size']} images."
+        f"The shipped weights saw {card['images']:,} images of {len(parameters['structures'])} structures in {card['seconds'] / 60:.0f} minutes "
+        f"on one core that other work shared; seed {parameters['seed']}, {parameters['steps']} steps of {parameters['batch_size']} images."
     )
 
 

@@ -14,7 +14,7 @@ from cryorestore.files import read_json
 from cryorestore.general import training
 from cryorestore.general.inputs import network_inputs
 from cryorestore.general.network import INPUT_CHANNELS, GeneralNetwork
-from cryorestore.general.restorer import DIAMETER_SHARE, WORKING_SIDE, GeneralRestorer
+from cryorestore.general.restorer import DIAMETER_SHARE, WORKING_SIDE, GeneralRestorer, for_other_prior
 from cryorestore.general.simulation import PLAIN, SIDE, Ranges, Simulator
 from cryorestore.general.structures import Model, Structure, find_model, load_structures, read_models, shipped_models
 from cryorestore.general.training import GeneralTask, Watched, train_general
@@ -266,6 +266,15 @@ def test_noise_alone_gives_nearly_nothing_and_particles_give_evidence(restorer, 
     assert particles.evidence.median() > 0 > empty.evidence.median()
     error = (particles.mean - batch["clean"]).square().mean() / batch["clean"].square().mean()
     assert error < 0.6
+
+
+def test_an_expectation_of_more_empty_boxes_is_exact_for_a_mixture_with_zero():
+    """A particle of mean 2 and variance 1 with probability 0.9, else zero; then with probability 0.5."""
+    moments = {share: (2 * share, share * (1 + 4) - (2 * share) ** 2) for share in (0.9, 0.5)}
+    mean, variance = (torch.tensor([value]) for value in moments[0.9])
+    changed, deviation = for_other_prior(mean, variance, torch.tensor([0.9]).logit(), torch.tensor([0.5]).logit())
+    assert float(changed) == pytest.approx(moments[0.5][0], rel=1e-5)
+    assert float(deviation) == pytest.approx(moments[0.5][1] ** 0.5, rel=1e-5)
 
 
 def test_sides_that_do_not_fit_and_a_ctf_that_is_not_known_are_refused(restorer):

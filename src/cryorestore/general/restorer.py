@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as functional
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -22,6 +23,10 @@ DIAMETER_SHARE = (0.35, 0.75)
 """The particle's diameter over `WORKING_SIDE` px, as trained: least and most."""
 BATCH = 64
 """Images evaluated at a time: sums then do not depend on how many particles there are."""
+
+
+EMPTY_SHARE = 0.5
+"""Without a better guess, half of the boxes may be empty: noise alone then gives next to nothing."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,14 @@ class GeneralRestorer:
         return cls(network, card, where, precision)
 
     @torch.no_grad()
-    def restore(self, images: Float[Tensor, "n side side"], ctf: Float[Tensor, "n side half"] | None, *, corrected: bool = False) -> Restored:
+    def restore(
+        self,
+        images: Float[Tensor, "n side side"],
+        ctf: Float[Tensor, "n side half"] | None,
+        *,
+        corrected: bool = False,
+        empty_share: float = EMPTY_SHARE,
+    ) -> Restored:
         """Restore images at the working sampling.
 
         Parameters
@@ -71,6 +83,8 @@ class GeneralRestorer:
             On the frequencies of `rfft2` of that side and sampling; None where the defocus is not known, which restores worse.
         corrected
             Give the particle as it would be without the CTF.
+        empty_share
+            How many of the boxes are expected to be empty, above 0 and below 1. Where the evidence is clear it changes nothing.
 
         Returns
         -------
@@ -89,7 +103,7 @@ class GeneralRestorer:
         if corrected and ctf is None:
             raise CryorestoreError("a particle without its CTF is wanted, but its CTF is not known; give its defocus, or take the CTF-applied output")
         parts = [
-            self._batch(images[start : start + BATCH], None if ctf is None else ctf[start : start + BATCH], corrected)
+            self._batch(images[start : start + BATCH], None if ctf is None else ctf[start : start + BATCH], corrected, empty_share)
             for start in range(0, len(images), BATCH)
         ]
         if not parts:
@@ -102,11 +116,25 @@ class GeneralRestorer:
         empty = float(self.card["parameters"]["ranges"]["empty"])
         return math.log((1 - empty) / empty)
 
-    def _batch(self, images: Tensor, ctf: Tensor | None, corrected: bool) -> tuple[Tensor, Tensor, Tensor]:
+    def _batch(self, images: Tensor, ctf: Tensor | None, corrected: bool, empty_share: float) -> tuple[Tensor, Tensor, Tensor]:
         count, channel = len(images), int(corrected)
         rows = torch.arange(BATCH).clamp_max(count - 1)
         inputs = network_inputs(images[rows].to(self.device), None if ctf is None else ctf[rows].to(self.device))
         with autocast(self.device, self.precision):
             mean, log_variance, evidence = self.network(inputs)
-        deviation = (0.5 * log_variance[:count, channel]).exp()
-        return mean[:count, channel].cpu(), deviation.cpu(), evidence[:count].cpu() - self._prior_log_odds
+        evidence = evidence[:count] - self._prior_log_odds
+        wanted = evidence + math.log((1 - empty_share) / empty_share)
+        moments = mean[:count, channel], log_variance[:count, channel].exp()
+        changed = for_other_prior(*moments, (evidence + self._prior_log_odds)[:, None, None], wanted[:, None, None])
+        return *changed, evidence.cpu()
+
+
+def for_other_prior(mean: Tensor, variance: Tensor, trained: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation, on the CPU, where empty boxes are as frequent as the log odds `wanted` have it and not as those that were `trained`.
+
+    An empty box is zero, so both moments about zero are the probability of a particle times those of a particle: they change as it does.
+    """
+    ratio = torch.exp(functional.logsigmoid(wanted) - functional.logsigmoid(trained))
+    moment = ratio * (variance + mean.square())
+    changed = ratio * mean
+    return changed.cpu(), (moment - changed.square()).clamp_min(0).sqrt().cpu()
