@@ -51,7 +51,12 @@ class Ranges:
     """a second structure grown onto the first, for more shapes than there are entries"""
     solvent: float = 0.3
     """low frequencies damped by up to 60 %, as where the solvent is nearly as dense"""
-    neighbours: float = 0.4
+    hollow: float = 0.1
+    """an inner part taken away, as in shells"""
+    neighbours: float = 0.35
+    """one to three of them"""
+    crowded: float = 0.2
+    """neighbours all round, as in a monolayer"""
     ice: float = 0.4
     white: float = 0.15
     carbon: float = 0.12
@@ -80,7 +85,9 @@ PLAIN = Ranges(
     empty=0.0,
     two_structures=0.0,
     solvent=0.0,
+    hollow=0.0,
     neighbours=0.0,
+    crowded=0.0,
     ice=0.0,
     white=0.0,
     carbon=0.0,
@@ -139,7 +146,7 @@ class Simulator:
         particle = torch.from_numpy(generator.random(count) >= r.empty)
         scale = torch.from_numpy(np.sqrt(snrs)).float() / clean.std((1, 2)).clamp_min(1e-20)
         ratio = clean.var((1, 2)) / corrected.var((1, 2)).clamp_min(1e-20)
-        beside = self._structural(optics, views, wide_ctf, corrected.std((1, 2)), generator)
+        beside = self._structural(optics, wide_ctf, corrected.std((1, 2)), generator)
         clean, corrected, beside = (
             (image * scale[:, None, None]) for image in (clean * particle[:, None, None], corrected * particle[:, None, None], beside)
         )
@@ -205,12 +212,19 @@ class Simulator:
         r = self.ranges
         grown = (generator.random(count // VIEWS) < r.two_structures).repeat(VIEWS)
         shrink = np.where(grown, 0.7, 1.0)
-        views = self._slices(optics.structures.repeat(VIEWS), optics.share.repeat(VIEWS) * shrink, generator)
+        structures, share = optics.structures.repeat(VIEWS), optics.share.repeat(VIEWS) * shrink
+        rotations = random_rotations(count, generator)
+        views = self._slices(structures, share, rotations)
+        rows = np.flatnonzero((generator.random(count) < r.hollow) & ~grown)
+        inner, density = generator.uniform(0.5, 0.8, len(rows)), generator.uniform(0.7, 1.0, len(rows))
+        taken = torch.from_numpy(density * inner**3).float()[:, None]
+        views[rows] -= taken * self._slices(structures[rows], share[rows] * inner, rotations[rows])
         rows = np.flatnonzero(grown)
         if len(rows):
             length = 0.35 * SIDE * optics.share.repeat(VIEWS)[rows]
             direction = random_rotations(len(rows), generator)[:, 0, :2]
-            others = self._slices(generator.integers(len(self._volumes), size=len(rows)), optics.share.repeat(VIEWS)[rows] * 0.7, generator)
+            second = generator.integers(len(self._volumes), size=len(rows))
+            others = self._slices(second, share[rows], random_rotations(len(rows), generator))
             own = views[rows].abs().square().sum(1, keepdim=True).sqrt()
             others = others * (own / others.abs().square().sum(1, keepdim=True).sqrt().clamp_min(1e-20))
             views[rows] = (
@@ -219,22 +233,23 @@ class Simulator:
         damped = torch.from_numpy(0.6 * generator.random(count) * (generator.random(count) < r.solvent)).float()
         return views * (1 - damped[:, None] * torch.exp(-self._wide.squared_frequency / (2 * 0.025**2)))
 
-    def _slices(self, structures: NDArray[np.int64], share: Floats, generator: np.random.Generator) -> Tensor:
-        """Slices at random rotations; a smaller share of the side is a slice that is read closer to the origin."""
-        axes = random_rotations(len(structures), generator) * (share / DIAMETER_SHARE[1])[:, None, None]
+    def _slices(self, structures: NDArray[np.int64], share: Floats, rotations: Floats) -> Tensor:
+        """Slices of structures; a smaller share of the side is a slice that is read closer to the origin."""
+        axes = rotations * (share / DIAMETER_SHARE[1])[:, None, None]
         views = torch.empty(len(structures), len(self._wide.index), dtype=torch.complex64)
         for structure in np.unique(structures):
             rows = np.flatnonzero(structures == structure)
             views[rows] = self._volumes[structure].read(torch.from_numpy(axes[rows]).float(), self._wide.kx, self._wide.ky)
         return views
 
-    def _structural(self, optics: "_Optics", views: Tensor, wide_ctf: Tensor, sigma: Tensor, generator: np.random.Generator) -> Tensor:
+    def _structural(self, optics: "_Optics", wide_ctf: Tensor, sigma: Tensor, generator: np.random.Generator) -> Tensor:
         """Neighbours, ice, carbon and contaminants behind the CTF, in the scale of projections of deviation `sigma`."""
         r, count = self.ranges, len(sigma)
         images = torch.zeros(count, SIDE, SIDE)
-        rows = np.flatnonzero(generator.random(count) < r.neighbours)
+        chance = generator.random(count)
+        rows = np.flatnonzero(chance < r.neighbours + r.crowded)
         if len(rows):
-            images[rows] += self._neighbours(optics, views, wide_ctf, rows, generator)
+            images[rows] += self._neighbours(optics, wide_ctf, rows, chance[rows] < r.crowded, generator)
         amplitude = torch.from_numpy(_film(count, r, generator)).float() * sigma[:, None, None]
         rows = np.flatnonzero(amplitude.abs().amax((1, 2)).numpy() > 0)
         if len(rows):
@@ -243,19 +258,27 @@ class Simulator:
             images[rows] += torch.fft.irfft2(torch.fft.rfft2(amplitude[rows]) * narrow_ctf, s=(SIDE, SIDE))
         return images
 
-    def _neighbours(self, optics: "_Optics", views: Tensor, wide_ctf: Tensor, rows: NDArray[np.int64], generator: np.random.Generator) -> Tensor:
-        """One to three other views of the same structure, that touch the particle or stand farther off."""
+    def _neighbours(
+        self, optics: "_Optics", wide_ctf: Tensor, rows: NDArray[np.int64], crowded: NDArray[np.bool_], generator: np.random.Generator
+    ) -> Tensor:
+        """Other views of the same structure: one to three that touch the particle or stand farther off, or six all round it."""
         structures, share = optics.structures.repeat(VIEWS)[rows], optics.share.repeat(VIEWS)[rows]
-        total = torch.zeros(len(rows), views.shape[1], dtype=torch.complex64)
-        for chance in (1.0, 0.5, 0.4):
-            there = np.flatnonzero(generator.random(len(rows)) < chance)
+        total = torch.zeros(len(rows), len(self._wide.index), dtype=torch.complex64)
+        turn = generator.uniform(0, 2 * np.pi, len(rows))
+        for number, chance in enumerate((1.0, 0.5, 0.4, 0.0, 0.0, 0.0)):
+            there = np.flatnonzero(generator.random(len(rows)) < np.where(crowded, 0.9, chance))
             if not len(there):
                 continue
-            nearest = 0.85 * SIDE * share[there]
-            distance, angle = generator.uniform(nearest, 62.0), generator.uniform(0, 2 * np.pi, len(there))
+            size = SIDE * share[there]
+            near, free = generator.uniform(0.9, 1.25, len(there)) * size, generator.uniform(0.85 * size, 62.0)
+            distance = np.where(crowded[there], near, free)
+            angle = np.where(crowded, turn + number * np.pi / 3 + generator.normal(0, 0.2, len(rows)), generator.uniform(0, 2 * np.pi, len(rows)))[
+                there
+            ]
             place = distance[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1)
             brightness = torch.from_numpy(generator.uniform(0.7, 1.3, len(there))).float()
-            total[there] += brightness[:, None] * self._wide.shifts(place) * self._slices(structures[there], share[there], generator)
+            views = self._slices(structures[there], share[there], random_rotations(len(there), generator))
+            total[there] += brightness[:, None] * self._wide.shifts(place) * views
         return _centre(self._wide.to_images(total * self._wide.take(wide_ctf[rows])))
 
     def _noise(self, count: int, generator: np.random.Generator) -> Tensor:
