@@ -95,6 +95,8 @@ train-general: $(PRODUCT) ## the weights of the general restorer anew from MODEL
 
 bench-general: $(PRODUCT) ## the general restorer on structures that it was never shown, docs/general_benchmark.md (at most 40 minutes; goes on where it was stopped)
 	$(BIN)/python benchmarks/general/measure.py
+	$(BIN)/python benchmarks/general/experimental.py
+	$(BIN)/python benchmarks/general/montage.py
 	$(BIN)/python benchmarks/general/page.py
 
 bench-general-quick: $(PRODUCT) ## a few small cells of it, at most four minutes: the order is checked

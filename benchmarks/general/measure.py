@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from lanes import EXTERNAL, LANES, MODULES, restore
-from particles import Particles, at_snr, drawn, empty_boxes
+from particles import NOISES, Particles, at_snr, drawn, empty_boxes
 from torch import Tensor
 
 from cryorestore.checkpoint import fingerprint
@@ -36,7 +36,6 @@ HERE = Path(__file__).parent
 CELLS, QUICK = HERE / "cells", Path("results/bench-general-quick")
 DATA = Path(os.environ.get("CRYORESTORE_DATA", HERE.parents[1] / "../shared/data")) / "models"
 SNRS = (0.1, 0.05, 0.02, 0.01)
-NOISES = ("plain", "structural")
 SEED = 1
 PIPELINE = ("molecule", "ctf", "geometry", "fourier", "metrics")
 COVERED = 1.645
@@ -83,15 +82,15 @@ def main() -> None:
     torch.set_num_threads(1)
     scale, folder = (SMALL, QUICK) if options.quick else (FULL, CELLS)
     lanes = [lane for lane in (QUICK_LANES if options.quick else LANES) if options.lanes is None or lane in options.lanes]
-    snrs, noises = ((0.1,), NOISES) if options.quick else (SNRS, NOISES)
-    cells = [Cell(lane, snr, noise) for noise in noises for snr in snrs for lane in lanes]
+    snrs = (0.1,) if options.quick else SNRS
+    cells = [Cell(lane, snr, noise) for noise in NOISES for snr in snrs for lane in lanes]
     keys = {cell: key_of(cell, scale, options.weights) for cell in cells}
     stale = [cell for cell in cells if not is_done(folder / f"{cell.name}.json", keys[cell])]
     if options.list:
         print("\n".join(f"{'stale' if cell in stale else 'done':6}{cell.name}" for cell in cells))
         return
     folder.mkdir(parents=True, exist_ok=True)
-    for noise in noises:
+    for noise in NOISES:
         measure_noise([cell for cell in stale if cell.noise == noise], keys, scale, folder, options)
     if options.lanes is None or "general" in options.lanes:
         measure_empty(scale, folder, options)
@@ -124,7 +123,7 @@ def measure_noise(cells: list[Cell], keys: dict[Cell, str], scale: Scale, folder
     rows: dict[Cell, list[dict[str, Any]]] = {cell: [] for cell in cells}
     missing: set[str] = set()
     for model in validation_models(scale):
-        drawing = drawn(find_model(model, options.data), scale.particles, structural=cells[0].noise == "structural", seed=SEED)
+        drawing = drawn(find_model(model, options.data), scale.particles, noise=cells[0].noise, seed=SEED)
         for cell in cells:
             if cell.lane in missing:
                 continue
@@ -191,7 +190,7 @@ def measure_empty(scale: Scale, folder: Path, options: argparse.Namespace) -> No
     key = fingerprint({"weights": weights_hash(options.weights), "scale": vars(scale), "code": code_version("general.restorer")})[:16]
     if is_done(path, key):
         return
-    drawing = drawn(find_model(validation_models(scale)[0], options.data), scale.particles, structural=False, seed=SEED)
+    drawing = drawn(find_model(validation_models(scale)[0], options.data), scale.particles, noise="plain", seed=SEED)
     images = empty_boxes(scale.empty, seed=SEED)
     ctf = drawing.ctf[torch.arange(scale.empty) % len(drawing.ctf)]
     restorer = GeneralRestorer.load(options.weights, device="cpu")

@@ -32,7 +32,7 @@ def main() -> None:
     names = [f"{label}\nSNR {snr:g}" for snr in SNRS for label in (*SHOWN.values(), "deviation")] + ["truth"]
     figure, axes = plt.subplots(len(names), len(models), figsize=(1.1 * len(models) + 0.9, 1.1 * len(names) + 0.3))
     for column, model in enumerate(models):
-        drawing = drawn(find_model(model, options.data), FULL.particles, structural=False, seed=SEED)
+        drawing = drawn(find_model(model, options.data), FULL.particles, noise="plain", seed=SEED)
         row = 0
         for snr in SNRS:
             particles = at_snr(drawing, snr)

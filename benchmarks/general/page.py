@@ -10,20 +10,20 @@ from typing import Any
 
 import numpy as np
 import scipy.stats
+from particles import NOISES
 
 from cryorestore.files import atomic_path, read_json, write_json
 from cryorestore.general.weights import shipped_weights
 from cryorestore.metrics import mean_interval
 
 HERE = Path(__file__).parent
-CELLS, LEARNING = HERE / "cells", HERE / "learning.json"
+CELLS, LEARNING, EXPERIMENTAL = HERE / "cells", HERE / "learning.json", HERE / "experimental.json"
 PAGE = HERE.parents[1] / "docs/general_benchmark.md"
 TEXT = HERE / "page.md"
 """What is said beside the tables, by hand; `<!-- NAME -->` is replaced with a table."""
 LANES = ("raw", "low-pass", "wiener", "wiener-masked", "cwf", "bm3d", "topaz", "general", "general-no-ctf")
 OURS, RIVAL = "general", "wiener-masked"
 SNRS = (0.1, 0.05, 0.02, 0.01)
-NOISES = ("plain", "structural")
 WANTED = {0.1: 1.0, 0.05: 0.8, 0.02: 0.6}
 """dB over the masked Wiener filter"""
 MOST_EMPTY = 0.05
@@ -69,11 +69,13 @@ def page(cells: Cells, card: dict[str, Any]) -> str:
         "targets": targets_table(cells, empty),
         "plain": quality_table(cells, "plain"),
         "structural": quality_table(cells, "structural"),
+        "crowded": quality_table(cells, "crowded"),
         "gains": gains_table(cells),
         "structures": structures_table(cells),
         "empty": empty_table(cells, empty),
         "time": time_table(card),
         "learning": learning_table(),
+        "experimental": experimental_table(),
         "training": training_text(card),
     }
     for name, table in tables.items():
@@ -102,10 +104,10 @@ def quality_table(cells: Cells, noise: str) -> str:
         columns = [f"{mean(values(cells, lane, noise, snr, 'psnr')):.2f} ({mean(values(cells, lane, noise, snr, 'nmse')):.3f})" for snr in SNRS]
         crossing = [0.0 if value is None else value for value in values(cells, lane, noise, SNRS[1], "frc05_nyquist")]
         slope = mean(values(cells, lane, noise, SNRS[1], "slope"))
-        residual = [mean(values(cells, lane, noise, SNRS[1], "structural_residual"))] if noise == "structural" else []
+        residual = [mean(values(cells, lane, noise, SNRS[1], "structural_residual"))] if noise != "plain" else []
         rows.append([lane, *columns, f"{mean(crossing):.3f}", f"{slope:.2f}", *(f"{value:.3f}" for value in residual)])
     heads = ["lane", *(f"SNR {snr:g}" for snr in SNRS), f"FRC 0.5 at {SNRS[1]:g} (of Nyquist)", f"slope at {SNRS[1]:g}"]
-    return table([*heads, *(["structural residual"] if noise == "structural" else [])], rows)
+    return table([*heads, *(["structural residual"] if noise != "plain" else [])], rows)
 
 
 def gains_table(cells: Cells) -> str:
@@ -184,6 +186,10 @@ def targets_table(cells: Cells, empty: dict[str, Any]) -> str:
     rows.append(["correlation of each restored empty box with the mean of the others", "0.1", f"{most:.2f} at most", said(most <= MOST_TEMPLATE)])
     speed = mean(row["particles_a_second"] for snr in SNRS for row in cells[OURS, "plain", snr]["rows"])
     rows.append(["particles a second, 64 px", "400 on two cores", f"{speed:.0f} on one", said(2 * speed >= 400)])
+    frames = read_json(EXPERIMENTAL)["radius"]
+    shown = ", ".join(f"{figures['gain']['mean']:+.3f} inside {radius} px" for radius, figures in frames.items())
+    least = min(figures["gain"]["mean"] for figures in frames.values())
+    rows.append(["correlation of experimental single frames, less that of the best filter", "0", shown, said(least >= 0)])
     if ("topaz", "plain", 0.1) in cells:
         rival = gains(cells, "topaz", "plain", 0.1).mean()
         rows.append(["gain over Topaz at SNR 0.1", "+2 dB", f"{rival:+.2f} dB", said(rival >= 2)])
@@ -199,6 +205,19 @@ def time_table(card: dict[str, Any]) -> str:
         for row in chosen
     ]
     return table(["minutes", "images", *(f"SNR {name.removeprefix('psnr_')}" for name in names)], rows)
+
+
+def experimental_table() -> str:
+    """Single frames against the rest of their exposures."""
+    found = read_json(EXPERIMENTAL)
+    lanes = ("raw", "low-pass", "wiener", "general")
+    rows = []
+    for radius, figures in found["radius"].items():
+        low, high = figures["gain"]["ci95"]
+        gain = f"{figures['gain']['mean']:+.3f} ({low:+.3f} to {high:+.3f})"
+        rows.append([radius, *(f"{figures[lane]:.3f}" for lane in lanes), figures["best_filter"], gain])
+    heads = ["radius (px)", *lanes, "best filter", "general less the best filter (95 %)"]
+    return f"{found['particles']} boxes; median evidence {found['evidence_median']:.1f}.\n\n" + table(heads, rows)
 
 
 def learning_table() -> str:

@@ -26,6 +26,9 @@ SNR_STRUCTURAL = 1.4
 """var(projection) / var(structural noise), before the CTF, over the box (Baxter et al. 2009)"""
 KINDS = ("white", "ice", "carbon", "neighbours", "contaminants")
 """Structural noise of the particles of a set, in turn."""
+NOISES = ("plain", "structural", "crowded")
+"""White noise alone; one of KINDS besides; or six neighbours all round, as in a monolayer."""
+NEIGHBOUR_VIEWS = 40
 WIDE = 2 * BOX
 
 
@@ -55,13 +58,13 @@ class Drawn:
     pixel_size: float
 
 
-def drawn(path: Path, count: int, *, structural: bool, seed: int) -> Drawn:
+def drawn(path: Path, count: int, *, noise: str, seed: int) -> Drawn:
     """Draw a set of one structure; defocus 0.8 to 3 um, 300 kV, up to 3 px off-centre."""
-    return _drawn(path, count, structural, seed)
+    return _drawn(path, count, noise, seed)
 
 
 @lru_cache(maxsize=4)
-def _drawn(path: Path, count: int, structural: bool, seed: int) -> Drawn:
+def _drawn(path: Path, count: int, kind: str, seed: int) -> Drawn:
     molecule = load_molecule(path)
     pixel_size = 2 * float(np.percentile(np.linalg.norm(molecule.positions, axis=1), 99)) / (SHARE * BOX)
     generator = np.random.default_rng([seed, 10])
@@ -72,8 +75,8 @@ def _drawn(path: Path, count: int, structural: bool, seed: int) -> Drawn:
     wide_ctf = ctf_2d(parameters, box_size=WIDE, pixel_size=pixel_size)
     clean = _middle(to_real(to_fourier(signal) * wide_ctf))
     beside = torch.zeros_like(clean)
-    if structural:
-        shown = _structural(molecule, signal, pixel_size, generator)
+    if kind != "plain":
+        shown = _structural(molecule, signal, pixel_size, generator) if kind == "structural" else _crowd(molecule, count, pixel_size, generator)
         beside = _middle(to_real(to_fourier(shown) * wide_ctf))
     scale = 1 / clean.std((1, 2), keepdim=True)
     ctf = ctf_2d(parameters, box_size=BOX, pixel_size=pixel_size)
@@ -128,6 +131,22 @@ def _structural(molecule: Molecule, signal: Tensor, pixel_size: float, generator
     offsets = 1.1 * SHARE * BOX * np.stack([np.cos(turn), np.sin(turn)], 1)
     images[rows] = project_molecule(molecule, random_rotations(len(rows), generator), offsets, box_size=WIDE, pixel_size=pixel_size)
     return images
+
+
+def _crowd(molecule: Molecule, count: int, pixel_size: float, generator: np.random.Generator) -> Tensor:
+    """Neighbours before the CTF, as bright as the particle, at places of a jittered hexagon, 1 to 1.2 diameters away."""
+    views = project_molecule(
+        molecule, random_rotations(NEIGHBOUR_VIEWS, generator), np.zeros((NEIGHBOUR_VIEWS, 2)), box_size=WIDE, pixel_size=pixel_size
+    )
+    spectra = to_fourier(views)
+    ky, kx = torch.fft.fftfreq(WIDE)[:, None], torch.fft.rfftfreq(WIDE)
+    total, turn = torch.zeros(count, *spectra.shape[1:], dtype=spectra.dtype), generator.uniform(0, 2 * np.pi, count)
+    for place in range(6):
+        angle = turn + place * np.pi / 3 + generator.normal(0, 0.15, count)
+        distance = SHARE * BOX * generator.uniform(1.0, 1.2, count)
+        x, y = (torch.from_numpy(distance * part).float()[:, None, None] for part in (np.cos(angle), np.sin(angle)))
+        total += spectra[torch.from_numpy(generator.integers(NEIGHBOUR_VIEWS, size=count))] * torch.exp(-2j * torch.pi * (kx * x + ky * y))
+    return to_real(total)
 
 
 def _middle(wide: Tensor) -> Tensor:

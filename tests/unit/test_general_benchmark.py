@@ -21,8 +21,8 @@ def test_the_page_is_what_the_cells_say():
 
 def test_a_cell_is_a_lane_an_snr_and_a_noise():
     listed = [line.split()[1] for line in run("benchmarks/general/measure.py", "--list").splitlines()]
-    assert len(listed) == len(set(listed)) == 9 * 4 * 2
-    assert {f"general_{noise}_snr{snr}" for noise in ("plain", "structural") for snr in ("0.1", "0.05", "0.02", "0.01")} <= set(listed)
+    assert len(listed) == len(set(listed)) == 9 * 4 * 3
+    assert {f"general_{noise}_snr{snr}" for noise in ("plain", "structural", "crowded") for snr in ("0.1", "0.05", "0.02", "0.01")} <= set(listed)
 
 
 def test_particles_have_the_snr_that_was_asked_for(monkeypatch, data_root):
@@ -30,7 +30,7 @@ def test_particles_have_the_snr_that_was_asked_for(monkeypatch, data_root):
     monkeypatch.syspath_prepend(str(FOLDER))
     from particles import at_snr, drawn
 
-    drawing = drawn(path, 10, structural=True, seed=1)
+    drawing = drawn(path, 10, noise="structural", seed=1)
     few = at_snr(drawing, 0.02)
     assert torch.allclose(few.clean.var((1, 2)), torch.full((10,), 0.02), rtol=1e-3)
     assert few.structural.square().sum() > 0
