@@ -47,7 +47,7 @@ def train_general(
     curve: Path,
     work_dir: Path,
     models: Path | None = None,
-    steps: int = 3200,
+    steps: int = 2500,
     batch_size: int = 64,
     learning_rate: float = 1e-3,
     warmup_steps: int = 200,
