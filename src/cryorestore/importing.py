@@ -82,8 +82,9 @@ def import_particles(
         get_logger().info("%d images are multiplied by -1 when they are read, so that particles are white", int((signs < 0).sum()))
     if not posed:
         get_logger().warning(
-            "%s: no particle has a pose: the run ends with the normalized particles (input.has_poses: false). Every method, also one that "
-            "looks at no pose, is trained on images of a map that is reconstructed from posed particles of its half; refine them first",
+            "%s: no particle has a pose: the run ends with the normalized particles (input.has_poses: false), or those that the method general "
+            "restores. Every other method, also one that looks at no pose, is trained on images of a map that is reconstructed from posed "
+            "particles of its half; refine them first",
             paths[0],
         )
 

@@ -110,7 +110,7 @@ def load_restorer(
     peer_python: str | None = None,
     general_weights: str = SHIPPED,
     general_diameter: float | None = None,
-    general_whiten: str = "background",
+    general_whiten: str = "none",
 ) -> Restorer:
     """Put a method together from its half's files; without diffusion weights its one condition is the result.
 
@@ -171,7 +171,7 @@ def restore_particles(
     peer_python: str | None = None,
     general_weights: str = SHIPPED,
     general_diameter: float | None = None,
-    general_whiten: str = "background",
+    general_whiten: str = "none",
     seed: int = 1,
     shard: int = 1,
     shards: int = 1,
@@ -214,7 +214,7 @@ def restore_particles(
     general_diameter
         Of the particle, angstrom, by which the sampling of the method "general" is chosen; None: twice mask_radius.
     general_whiten
-        For the method "general": "background", by the spectrum of the half's background, or "none".
+        For the method "general": "none", or "background": by the spectrum of the half's background.
     seed
         Of draws; those of a particle depend on its identity alone.
     shard, shards

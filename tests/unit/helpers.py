@@ -4,6 +4,8 @@ import numpy as np
 import torch
 
 from cryorestore.ctf import CtfParameters, ctf_2d
+from cryorestore.general.network import GeneralNetwork
+from cryorestore.general.weights import save_general
 from cryorestore.geometry import matrices_to_euler, random_rotations
 from cryorestore.io.mrc import MrcStackWriter
 from cryorestore.io.star import StarBlock, write_star
@@ -93,3 +95,17 @@ def prepare_half(folder, seed, *, count=120):
     options = {"mask_radius": 50.0, "mask_edge": 8.0, "bg_radius": 12.0, "count": 60}
     make_training_pairs(star=star, **maps, pairs=folder / "pairs.safetensors", **reference, **options, **POSES)
     return {"folder": folder, "star": star, "data": data, "maps": maps, "reference": reference}
+
+
+GENERAL_CARD = {"parameters": {"ranges": {"empty": 0.5}}}
+"""As many empty boxes as particles in training: the evidence is the network's own"""
+
+
+def write_narrow_weights(folder):
+    """Weights of a narrow general network that has learned nothing."""
+    torch.manual_seed(1)
+    network = GeneralNetwork((8, 8, 8, 8))
+    torch.nn.init.normal_(network.mean.weight, std=0.01)
+    path = folder / "narrow.safetensors"
+    save_general(path, network.state_dict(), {"widths": [8, 8, 8, 8], "fingerprint": "narrow"} | GENERAL_CARD)
+    return path

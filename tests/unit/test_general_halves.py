@@ -4,29 +4,20 @@ import json
 
 import numpy as np
 import pytest
-import torch
-from torch import nn
 
 from cryorestore.controls.noise_only import control_noise_only
 from cryorestore.controls.shared_network import control_shared_network
-from cryorestore.general.network import GeneralNetwork
-from cryorestore.general.weights import save_general
 from cryorestore.particles import ParticleTable
 from cryorestore.restore import restore_particles
 from cryorestore.summary import SELF_CONSISTENCY, _self_consistency
-from helpers import POSES, prepare_half
+from helpers import POSES, prepare_half, write_narrow_weights
 
 METHOD = {"method": "general", "condition": ["general"], "sampler": "none", "sampler_steps": 0, "samples": 1, "mask_radius": 50.0, "mask_edge": 8.0}
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    torch.manual_seed(1)
-    network = GeneralNetwork((8, 8, 8, 8))
-    nn.init.normal_(network.mean.weight, std=0.01)
-    path = tmp_path_factory.mktemp("weights") / "narrow.safetensors"
-    save_general(path, network.state_dict(), {"widths": [8, 8, 8, 8], "fingerprint": "narrow"})
-    return str(path)
+    return str(write_narrow_weights(tmp_path_factory.mktemp("weights")))
 
 
 @pytest.fixture(scope="module")

@@ -14,20 +14,16 @@ from cryorestore.ctf import ctf_2d
 from cryorestore.errors import CryorestoreError
 from cryorestore.general import use
 from cryorestore.general.method import GeneralMethod
-from cryorestore.general.network import GeneralNetwork
 from cryorestore.general.restorer import GeneralRestorer
 from cryorestore.general.sampling import WINDOW, WorkingSampling
 from cryorestore.general.survey import contrast_sign, measure_diameter
 from cryorestore.general.use import restore_general
-from cryorestore.general.weights import save_general
 from cryorestore.io.mrc import MrcStackWriter
 from cryorestore.io.star import StarBlock, write_star
 from cryorestore.particles import ParticleTable
 from cryorestore.particles_cs import write_particles_cs
 from cryorestore.rescale import fourier_crop, fourier_pad
-from helpers import ctf_parameters
-
-NARROW = (8, 8, 8, 8)
+from helpers import GENERAL_CARD, ctf_parameters, write_narrow_weights
 
 
 class Identity(nn.Module):
@@ -40,18 +36,13 @@ class Identity(nn.Module):
 
 @pytest.fixture
 def identity():
-    return GeneralRestorer(Identity(), {"fingerprint": "identity"}, torch.device("cpu"), "float32")
+    return GeneralRestorer(Identity(), {"fingerprint": "identity"} | GENERAL_CARD, torch.device("cpu"), "float32")
 
 
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory):
     """Weights of a narrow network that has learned nothing."""
-    torch.manual_seed(1)
-    network = GeneralNetwork(NARROW)
-    nn.init.normal_(network.mean.weight, std=0.01)
-    path = tmp_path_factory.mktemp("weights") / "narrow.safetensors"
-    save_general(path, network.state_dict(), {"widths": list(NARROW), "fingerprint": "narrow"})
-    return path
+    return write_narrow_weights(tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture

@@ -107,7 +107,7 @@ def control_changed_map(
     peer_python: str | None = None,
     general_weights: str = SHIPPED,
     general_diameter: float | None = None,
-    general_whiten: str = "background",
+    general_whiten: str = "none",
     seed: int = 1,
 ) -> None:
     """Restore true particles by a method that was taught a changed map, and see whose structure their map has.

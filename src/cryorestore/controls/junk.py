@@ -92,7 +92,7 @@ def control_junk(
     peer_python: str | None = None,
     general_weights: str = SHIPPED,
     general_diameter: float | None = None,
-    general_whiten: str = "background",
+    general_whiten: str = "none",
     seed: int = 1,
 ) -> None:
     """Mix particles simulated from a half's own map with junk of four kinds, restore them, and see what passes.

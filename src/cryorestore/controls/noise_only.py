@@ -88,7 +88,7 @@ def control_noise_only(
     peer_python: str | None = None,
     general_weights: str = SHIPPED,
     general_diameter: float | None = None,
-    general_whiten: str = "background",
+    general_whiten: str = "none",
     seed: int = 1,
 ) -> None:
     """Restore pure noise with a method's own weights, at poses and CTFs of real particles, and write the verdict.

@@ -75,7 +75,7 @@ def control_phase_randomised(
     peer_python: str | None = None,
     general_weights: str = SHIPPED,
     general_diameter: float | None = None,
-    general_whiten: str = "background",
+    general_whiten: str = "none",
     seed: int = 1,
 ) -> None:
     """Randomise the phases of particles beyond a shell, restore them, and see whether their map beyond that shell changes at all.

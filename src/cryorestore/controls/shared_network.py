@@ -83,7 +83,7 @@ def control_shared_network(
     peer_python: str | None = None,
     general_weights: str = SHIPPED,
     general_diameter: float | None = None,
-    general_whiten: str = "background",
+    general_whiten: str = "none",
     seed: int = 1,
 ) -> None:
     """Restore particles of half 2 with half 1's map and networks, and compare the half-map FSC with that of the independent halves.

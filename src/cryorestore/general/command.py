@@ -23,7 +23,7 @@ def restore(
     diameter: float | None = None,
     ctf: Literal["applied", "corrected"] = "applied",
     beyond: Literal["nothing", "raw"] = "nothing",
-    whiten: Literal["background", "none"] = "background",
+    whiten: Literal["none", "background"] = "none",
     invert_contrast: Literal["auto", "true", "false"] = "auto",
     pixel_size: float | None = None,
     project_root: Path | None = None,
@@ -56,7 +56,7 @@ def restore(
     beyond
         What stands beyond the band that the network works at: "nothing", or the "raw" data.
     whiten
-        "background": whiten the noise by the background's spectrum of each optics group first, and colour the result again; or "none".
+        "none": the network knows coloured noise; "background": whiten by the background's spectrum of each optics group first, and colour again.
     invert_contrast
         Whether particles are dark; "auto" looks at them. The result has the contrast of the input.
     pixel_size

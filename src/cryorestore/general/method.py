@@ -23,7 +23,7 @@ GENERAL = "general"
 """Name of the method, as a condition of it"""
 SHIPPED = "general"
 """Name of the weights in the package"""
-WHITEN = ("background", "none")
+WHITEN = ("none", "background")
 Beyond = Literal["nothing", "raw"]
 """What restored images hold beyond the working band"""
 CtfOfResult = Literal["applied", "corrected"]

@@ -74,7 +74,7 @@ def restore_general(
     diameter: float | None = None,
     ctf: str = "applied",
     beyond: str = "nothing",
-    whiten: str = "background",
+    whiten: str = "none",
     invert_contrast: bool | str = "auto",
     pixel_size: float | None = None,
     project_root: str | Path | None = None,
@@ -112,7 +112,8 @@ def restore_general(
     beyond
         What restored particles hold beyond the band that the network works at: "nothing", or "raw", the input's own data.
     whiten
-        "background": the noise is whitened by the background's spectrum of each optics group before, and the result coloured again; or "none".
+        "none": the network knows coloured noise; "background": the noise is whitened by the background's spectrum of each optics group before, and
+        the result is coloured again.
     invert_contrast
         Whether particles are dark; "auto" looks at them. The result has the contrast of the input.
     pixel_size
@@ -304,6 +305,6 @@ def _with_ctf_of_one(table: ParticleTable) -> ParticleTable:
 
 
 def _window_ctf(parameters: CtfParameters, sampling: WorkingSampling) -> Float[Tensor, "b window half"]:
-    """The CTF on the window's own frequencies; 0 where the data have none."""
+    """The CTF on the window's own frequencies."""
     ctf: Tensor = ctf_2d(parameters, box_size=WINDOW, pixel_size=sampling.working_pixel_size)
-    return ctf * (1 - sampling.band_of_nothing())
+    return ctf
