@@ -7,7 +7,6 @@ part of the library. `docs/joint.md` is written from all cells. With --quick two
 """
 
 import argparse
-import math
 import os
 import time
 from collections.abc import Iterator
@@ -27,7 +26,7 @@ from cryorestore.ab_initio.half import HalfParticles
 from cryorestore.ab_initio.judging import verdict_of
 from cryorestore.ab_initio.near import FoundPoses
 from cryorestore.ab_initio.passes import PassState, first_state, run_passes, usable_levels
-from cryorestore.ab_initio.solving import MapSums
+from cryorestore.ab_initio.spreading import map_at_poses
 from cryorestore.ab_initio.volumes import masked_map, resized_map
 from cryorestore.baselines.wiener import estimate_signal_power, wiener_filter
 from cryorestore.checkpoint import fingerprint
@@ -94,7 +93,7 @@ are two proteins, half and half. SNR is the variance of signal over noise in the
 Protein Data Bank that no network of this project was trained on.
 
 NMSE is over the noise-free, CTF-applied truth, mean of both halves. Beside that of masked Wiener (the best of several discs, chosen with the
-truth) and of the joint restoration stand two ceilings, which the same restorer reaches with other maps: "true poses", the map that the same
+truth) and of the joint restoration stand two ceilings, which the same restorer reaches with other maps: "true poses", the map that the other
 particles give at their true poses, and "true map", which no map of so few particles can reach. The angle is the median error of the poses
 (degrees; poses that a symmetry of the truth makes equal count as equal); the shells are the last before an FSC falls below 0.5: of the two
 halves' maps, and of each with the truth. A seed is right if its map agrees with the truth to the shell that the verdict asks for (to shell 8 at
@@ -235,25 +234,23 @@ def score(
     result["median_angle"] = float(np.median(angles_between(move.rotations(poses.rotations.numpy()), half.rotations, own)))
     result["median_rotation_sigma"] = float(poses.rotation_sigma.median())
     result["seed_shells"] = [seed_shell(half.truth, part, cell) for part in seeds.volumes]
-    ceilings = {"true poses": map_of_true_poses(cell, half), "true map": masked_map(half.truth, radius_px=region.radius_px)}
+    ceilings = {"true poses": map_of_true_poses(cell, half, rows), "true map": masked_map(half.truth, radius_px=region.radius_px)}
     for name, chosen, centres in (("joint", volume, poses.shifts_px[rows]), *((name, ceiling, None) for name, ceiling in ceilings.items())):
         result[name] = nmse(restored(cell, half, chosen, rows, centres), half.clean[rows])
     result["masked wiener"] = nmse(masked_wiener(half, rows), half.clean[rows])
     return result
 
 
-def map_of_true_poses(cell: Cell, half: Simulated) -> Tensor:
-    """What the search could have found at best: its own fit to the same particles, all of them at their true poses."""
-    particles = half.particles
-    sums = MapSums(cell.box_size, torch.eye(3)[None])
-    coefficients = sums.coefficients
-    variance = particles.noise_power[coefficients.shell]
-    for rows in np.array_split(np.arange(len(particles)), math.ceil(len(particles) / 256)):
-        contrast = coefficients.select(particles.ctf(rows))
-        shifted = coefficients.from_images(particles.images[rows]) * coefficients.shift_phases(-torch.from_numpy(half.shifts_px[rows]).float())
-        sums.insert(shifted * contrast / variance, contrast.square() / variance, torch.from_numpy(half.rotations[rows]).float())
-    options = {"signal_power": particles.signal_power, "radius_px": region_of(cell, half).radius_px, "max_shell": cell.top}
-    return sums.fit(images=1.0, **options).volume
+def map_of_true_poses(cell: Cell, half: Simulated, scored: np.ndarray) -> Tensor:
+    """What the search could have found at best: its own fit to the particles at their true poses, without those that are scored with it.
+
+    A particle in the map draws the search to the pose that it was put in at: here the true one, which would be telling.
+    """
+    count = len(half.particles)
+    unknown = dict.fromkeys(("rotation_sigma", "far_sigma", "shift_sigma", "log_evidence"), torch.zeros(count))
+    poses = FoundPoses(torch.from_numpy(half.rotations).float(), torch.from_numpy(half.shifts_px).float(), **unknown)
+    mapped = ~np.isin(np.arange(count), scored)
+    return map_at_poses(poses, half.particles, mapped, radius_px=region_of(cell, half).radius_px, max_shell=cell.top).volume
 
 
 def seed_shell(truth: Tensor, volume: Tensor, cell: Cell) -> int:

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.transform import Rotation
 
 from cryorestore.ab_initio.agreement import last_shell_above
 from cryorestore.ab_initio.alignment import MapMove
@@ -15,6 +16,7 @@ from cryorestore.ab_initio.judging import judge_poses, placed_table, verdict_of
 from cryorestore.ab_initio.near import FoundPoses, near_pass
 from cryorestore.ab_initio.passes import first_state, moved_on, run_passes, usable_levels
 from cryorestore.ab_initio.solving import ClassSums, FittedMap, solve_map
+from cryorestore.ab_initio.spreading import map_at_poses, spread_over_equals
 from cryorestore.ab_initio.volumes import masked_map, resized_map
 from cryorestore.adopting import adopt_poses
 from cryorestore.baselines.wiener import estimate_signal_power
@@ -113,6 +115,39 @@ def test_a_level_ends_where_two_passes_in_a_row_gain_nothing_or_one_gains_a_smal
         state = moved_on(replace(start, evidence=evidence), levels)
         assert (state.level, state.passes) == (level, passes)
     assert moved_on(replace(start, level=len(levels) - 1, evidence=(1.0,)), levels).finished
+
+
+def one_sided_half(volume, shapes):
+    """Particles of a map that is the same after `shapes` turns about z, each at the equivalent pose whose view lies nearest to one side."""
+    data = simulate_particles(240, sigma=1.0, volume=volume, shift=0.0)
+    turns = Rotation.from_rotvec([[0, 0, 2 * np.pi * turn / shapes] for turn in range(shapes)]).as_matrix()
+    equal = np.einsum("nij,tjk->ntik", data["rotations"], turns)
+    rotations = equal[np.arange(240), equal[:, :, 2, 0].argmax(1)]
+    noise = torch.ones(BOX // 2 + 1)
+    signal = estimate_signal_power([(data["images"], data["ctf"])], noise_power=noise)
+    particles = HalfParticles(data["images"], data["parameters"], PIXEL, noise, signal)
+    known = {name: torch.zeros(240) for name in ("rotation_sigma", "far_sigma", "shift_sigma", "log_evidence")}
+    return particles, FoundPoses(torch.from_numpy(rotations).float(), torch.zeros(240, 2), **known)
+
+
+def test_particles_of_a_symmetric_map_are_spread_over_its_sides_and_those_of_another_stay():
+    one = blob_map() * soft_sphere(BOX, 10, 3.0) / 4
+    volume = sum(torch.rot90(one[1:, 1:, 1:], turn, (1, 2)) for turn in range(4))
+    volume = torch.nn.functional.pad(volume, (1, 0, 1, 0, 1, 0))
+    particles, found = one_sided_half(volume, 4)
+    everything = np.ones(240, bool)
+    one_sided = map_at_poses(found, particles, everything, radius_px=REGION.radius_px, max_shell=9).volume
+    options = {"max_shell": 9, "seed": 1, "device": CPU}
+    spread = spread_over_equals(one_sided, found, particles, everything, REGION, **options)
+    assert spread is not None
+    poses, fitted, alike = spread
+    assert alike == 4
+    before, after = (fourier_shell_correlation(volume, part, pixel_size=1.0).correlation[1:6] for part in (one_sided, fitted.volume))
+    assert float(after.min()) > 0.95
+    assert float((1 - after).mean()) < 0.6 * float((1 - before).mean())
+    assert torch.bincount(poses.rotations[:, 2, :2].sign().add(1).long() @ torch.tensor([1, 3]), minlength=9)[[0, 2, 6, 8]].min() > 30
+    particles, found = one_sided_half(4 * one, 1)
+    assert spread_over_equals(4 * one, found, particles, everything, REGION, **options) is None
 
 
 def test_passes_that_go_on_from_a_state_are_those_of_one_run(half, simulated):

@@ -107,22 +107,28 @@ def own_rotations(volume: Float[Tensor, "box box box"]) -> NDArray[np.float64]:
 
     Poses of one particle that differ by R -> R Q, Q among them, explain its image equally well.
     """
+    return np.stack([move.rotation for move in own_moves(volume)])
+
+
+def own_moves(volume: Float[Tensor, "box box box"], *, least: float = _LIKE_ITSELF) -> list[MapMove]:
+    """Moves after which a map correlates with itself to `least` at least, as far as shell 10 shows it, the identity first."""
     coarse, fine = (_prepared(volume, box, shell) for box, shell in ((_COARSE_BOX, _COARSE_SHELL), (_FINE_BOX, _FINE_SHELL)))
-    larger, everything, kept = fine.shape[-1] / coarse.shape[-1], np.ones(6, bool), [np.eye(3)]
+    larger, everything = fine.shape[-1] / coarse.shape[-1], np.ones(6, bool)
+    kept = [MapMove(np.eye(3), np.zeros(3), False, 1.0, 0.0)]
 
     def is_new(rotation: NDArray[np.float64]) -> bool:
-        return all((np.trace(rotation @ other.T) - 1) / 2 < math.cos(math.radians(_APART)) for other in kept)
+        return all((np.trace(rotation @ other.rotation.T) - 1) / 2 < math.cos(math.radians(_APART)) for other in kept)
 
     for rotation, shift in _candidates(coarse, coarse, False, most=_LARGEST_GROUP, least=_STILL_NEAR):
         correlation, parameters = _refined(coarse, coarse, rotation, shift, False, free=everything)
         near = Rotation.from_rotvec(parameters[:3]).as_matrix()
-        if correlation < _LIKE_ITSELF or not is_new(near):
+        if correlation < least or not is_new(near):
             continue
         correlation, parameters = _refined(fine, fine, near, larger * parameters[3:], False, free=everything)
         found = Rotation.from_rotvec(parameters[:3]).as_matrix()
-        if correlation > _LIKE_ITSELF and is_new(found):
-            kept.append(found)
-    return np.stack(kept)
+        if correlation > least and is_new(found):
+            kept.append(MapMove(found, parameters[3:] * volume.shape[-1] / fine.shape[-1], False, correlation, 0.0))
+    return kept
 
 
 def moved_map(volume: Float[Tensor, "box box box"], move: MapMove) -> Float[Tensor, "box box box"]:

@@ -18,6 +18,7 @@ from cryorestore.ab_initio.annealing import Region, batch_size, in_box_for, make
 from cryorestore.ab_initio.half import HalfParticles
 from cryorestore.ab_initio.near import FoundPoses, near_pass
 from cryorestore.ab_initio.solving import ClassSums, FittedMap, solve_map
+from cryorestore.ab_initio.spreading import spread_over_equals
 from cryorestore.ab_initio.volumes import resized_map
 from cryorestore.logs import get_logger, progress
 from cryorestore.posterior.grid import make_pose_grid
@@ -113,6 +114,9 @@ def run_passes(
     while not state.finished:
         level = levels[state.level]
         held_out = np.arange(len(particles)) % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
+        alike = 1
+        if level.near and not levels[state.level - 1].near and state.passes == 0 and symmetry.upper() == "C1":
+            state, alike = _spread(state, particles, region, levels[state.level - 1].max_shell, ~held_out, seed=seed, device=device)
         if level.near:
             found, explained, fitted = _near_pass(state, particles, region, level, held_out, symmetry=symmetry, seed=seed)
         else:
@@ -121,7 +125,7 @@ def run_passes(
         evidence = (*state.evidence, float(explained[torch.from_numpy(held_out)].double().mean()))
         get_logger().info("shell %d, pass %d: held-out log evidence %.2f a particle", level.max_shell, len(evidence), evidence[-1])
         state = replace(state, volume=fitted.volume, known=fitted.known, centres_px=found.shifts_px, found=found, evidence=evidence)
-        told = _figures(level, state, found, held_out)
+        told = _figures(level, state, found, held_out) | {"alike": alike}
         state = moved_on(state, levels)
         yield state, told
 
@@ -204,6 +208,18 @@ def _reach(state: PassState, region: Region, level: Level, box_size: int) -> flo
         return region.shift_px
     unknown = _REACH_SIGMAS * float(state.found.shift_sigma.quantile(_REACHED))
     return min(region.shift_px, max(unknown, _REACH * box_size / (2 * math.pi * level.max_shell)))
+
+
+def _spread(
+    state: PassState, particles: HalfParticles, region: Region, max_shell: int, mapped: NDArray[np.bool_], *, seed: int, device: torch.device
+) -> tuple[PassState, int]:
+    """The state with each particle at one of the poses at which the map looks alike, where that is more evident; in how many ways it does."""
+    assert state.found is not None
+    spread = spread_over_equals(state.volume, state.found, particles, mapped, region, max_shell=max_shell, seed=seed, device=device)
+    if spread is None:
+        return state, 1
+    found, fitted, alike = spread
+    return replace(state, volume=fitted.volume, known=fitted.known, found=found, centres_px=found.shifts_px), alike
 
 
 def _near_pass(
