@@ -98,6 +98,8 @@ bench-general: $(PRODUCT) ## the general restorer on structures that it was neve
 	$(BIN)/python benchmarks/general/experimental.py
 	$(BIN)/python benchmarks/general/montage.py
 	$(BIN)/python benchmarks/general/page.py
+	$(BIN)/python benchmarks/general/downstream.py
+	$(BIN)/python benchmarks/general/downstream.py --page
 
 bench-general-quick: $(PRODUCT) ## a few small cells of it, at most four minutes: the order is checked
 	$(BIN)/python benchmarks/general/measure.py --quick
