@@ -69,7 +69,7 @@ def test_the_command_line_wins_over_the_dataset_file_and_that_over_the_defaults(
         ({"denoisers": ["cwf"], "restore": {"cross_fit": True}}, "restore.cross_fit = true: false with denoiser cwf"),
         (
             {"input": {"has_poses": False}},
-            "denoisers = ['ours', 'map-bayes']: every method learns from the half's own map, which needs poses: [] where input.has_poses is false",
+            "denoisers = ['ours', 'map-bayes']: all but general learn from the half's own map: [general] or [] where input.has_poses is false",
         ),
         ({"input": {"kind": "cryosparc"}}, "input.cs = []: needed for input.kind cryosparc"),
         ({"input": {"cs": ["a.cs"]}}, "input.cs = ['a.cs']: not read for input.kind simulation; remove it, or set input.kind to cryosparc"),

@@ -232,6 +232,17 @@ def test_the_result_does_not_depend_on_how_many_are_read_at_once(tmp_path, weigh
     assert stacks[0] == pytest.approx(stacks[1], abs=1e-4)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is visible")
+def test_a_gpu_restores_as_the_processor_does(tmp_path, weights):
+    star = write_table(tmp_path, discs(70, 64, 18))
+    stacks = []
+    for device in ("cpu", "cuda"):
+        restore_general(star=star, **outputs(tmp_path), weights=str(weights), device=device, precision="float32")
+        stacks.append(ParticleTable.read(tmp_path / "out.star").load_images())
+    assert stacks[0] == pytest.approx(stacks[1], abs=1e-2)
+
+
 def test_a_table_of_cryosparc_is_restored_like_one_of_relion(tmp_path, weights):
     star = write_table(tmp_path, discs(5, 64, 18))
     table = ParticleTable.read(star)
