@@ -77,7 +77,7 @@ class Scale:
     structures: int
 
 
-FULL, SMALL = Scale(100, 60, 240, 4), Scale(40, 12, 80, 1)
+FULL, SMALL = Scale(100, 32, 160, 4), Scale(40, 12, 80, 1)
 
 
 @dataclass(frozen=True)
