@@ -37,6 +37,7 @@ rule find_poses:
     output:
         found_star="<results>/{dataset}/found/half{half}/own_frame.star",
         found_map="<results>/{dataset}/found/half{half}/own_frame.mrc",
+        class_averages="<results>/{dataset}/found/half{half}/classes.mrcs",
         figures_json="<results>/{dataset}/found/half{half}/figures.json",
     log:
         "<logs>/find_poses/{dataset}_half{half}.log",

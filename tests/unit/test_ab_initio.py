@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 from cryorestore.ab_initio.agreement import last_shell_above
 from cryorestore.ab_initio.alignment import MapMove
 from cryorestore.ab_initio.annealing import Region, held_out_evidence, in_box_for, make_bank, random_blob
-from cryorestore.ab_initio.finding import POSE_EVIDENCE, ROTATION_SIGMA, Seeds, find_poses
+from cryorestore.ab_initio.finding import CLASS, POSE_EVIDENCE, ROTATION_SIGMA, Seeds, find_poses
 from cryorestore.ab_initio.half import HalfParticles, load_half
 from cryorestore.ab_initio.judging import judge_poses, placed_table, verdict_of
 from cryorestore.ab_initio.near import FoundPoses, near_pass
@@ -188,6 +188,7 @@ def test_a_half_writes_poses_that_a_table_holds_and_goes_on_where_it_stopped(tmp
     few["parameters"] = simulated["parameters"].take(np.arange(60))
     star = write_particles(tmp_path, few, extra={"rlnRandomSubset": np.ones(60, int)})
     written = {"found_star": tmp_path / "found.star", "found_map": tmp_path / "found.mrc", "figures_json": tmp_path / "found.json"}
+    written["class_averages"] = tmp_path / "classes.mrcs"
     find_poses(star=star, **written, work_dir=tmp_path / "work", **OPTIONS)
     first = {name: path.read_bytes() for name, path in written.items()}
     found, figures = ParticleTable.read(written["found_star"]), read_json(written["figures_json"])
@@ -195,6 +196,8 @@ def test_a_half_writes_poses_that_a_table_holds_and_goes_on_where_it_stopped(tmp
     assert np.ptp(found.particles.floats(ROTATION_SIGMA)) > 0
     assert np.isfinite(found.particles.floats(POSE_EVIDENCE)).all()
     assert len(figures["seeds"]) == 2
+    assert sum(row["particles"] for row in figures["classes"]) == 60
+    assert np.bincount(found.particles.ints(CLASS), minlength=11)[1:].tolist() == [row["particles"] for row in figures["classes"]]
     assert figures["passes"][-1]["max_shell"] == figures["max_shell"] == 5
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "work").iterdir()}
     find_poses(star=star, **written, work_dir=tmp_path / "work", **OPTIONS)
@@ -207,6 +210,7 @@ def test_premultiplied_images_and_too_few_particles_are_refused(tmp_path, simula
     few["parameters"] = simulated["parameters"].take(np.arange(20))
     star = write_particles(tmp_path, few)
     written = {"found_star": tmp_path / "a.star", "found_map": tmp_path / "a.mrc", "figures_json": tmp_path / "a.json"}
+    written["class_averages"] = tmp_path / "classes.mrcs"
     with pytest.raises(CryorestoreError, match="found 20 particles"):
         find_poses(star=star, **written, work_dir=tmp_path / "work", **OPTIONS)
     table = ParticleTable.read(star)

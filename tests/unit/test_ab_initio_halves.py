@@ -30,7 +30,7 @@ def find_both(folder, volume, *, signal):
         star = write_particles(here, data, extra={"rlnRandomSubset": np.full(300, half)})
         found = {f"half{half}_{name}": here / file for name, file in (("star", "found.star"), ("map", "found.mrc"), ("figures", "found.json"))}
         written = dict(zip(("found_star", "found_map", "figures_json"), found.values(), strict=True))
-        find_poses(star=star, **written, work_dir=here / "work", seed=10 * half, **SEARCH)
+        find_poses(star=star, **written, class_averages=here / "classes.mrcs", work_dir=here / "work", seed=10 * half, **SEARCH)
         names |= found | {f"placed{half}_star": here / "placed.star", f"placed{half}_map": here / "placed.mrc"}
     judge_poses(**names, verdict_json=folder / "verdict.json", **MASK)
     return names, read_json(folder / "verdict.json")

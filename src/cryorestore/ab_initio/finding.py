@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cryorestore.ab_initio.agreement import agreed_shell
 from cryorestore.ab_initio.annealing import MAX_SHELL, Region, anneal, held_out_evidence
+from cryorestore.ab_initio.classes import ClassAverages, average_classes
 from cryorestore.ab_initio.half import HalfParticles, load_half
 from cryorestore.ab_initio.near import FoundPoses
 from cryorestore.ab_initio.passes import Level, PassState, first_state, run_passes, usable_levels
@@ -23,7 +24,7 @@ from cryorestore.devices import select_device
 from cryorestore.errors import CryorestoreError
 from cryorestore.files import files_together, write_json
 from cryorestore.geometry import matrices_to_euler
-from cryorestore.io.mrc import write_map
+from cryorestore.io.mrc import MrcStackWriter, write_map
 from cryorestore.io.relion import ANGLES
 from cryorestore.logs import get_logger
 from cryorestore.particles import ParticleTable
@@ -32,6 +33,10 @@ from cryorestore.provenance import file_fingerprint
 ROTATION_SIGMA = "rlnCryorestoreRotationSigma"
 SHIFT_SIGMA = "rlnCryorestoreShiftSigma"
 POSE_EVIDENCE = "rlnCryorestorePoseEvidence"
+CLASS = "rlnCryorestoreClass"
+CLASS_EVIDENCE = "rlnCryorestoreClassEvidence"
+CLASS_ITERATIONS = 25
+"""of class averages, before two passes over all particles"""
 FEWEST = 50
 """particles of a half"""
 _COUNTERS = ("level", "passes", "finished")
@@ -77,6 +82,7 @@ def find_poses(
     star: str | Path,
     found_star: str | Path,
     found_map: str | Path,
+    class_averages: str | Path,
     figures_json: str | Path,
     work_dir: str | Path,
     source: str = "ab_initio",
@@ -91,6 +97,7 @@ def find_poses(
     seeds: int = 2,
     iterations: int = 50,
     images: int = 300,
+    classes: int = 10,
     symmetry: str = "C1",
     device: str = "auto",
     threads: int = 1,
@@ -104,11 +111,14 @@ def find_poses(
         Normalized particles of one half.
     found_star
         Written: the same rows with the poses found, their standard errors (rlnCryorestoreRotationSigma, degrees; rlnCryorestoreShiftSigma, angstrom)
-        and the log evidence of a particle against noise (rlnCryorestorePoseEvidence). RELION reads it.
+        and the log evidence of a particle against noise (rlnCryorestorePoseEvidence); the number of its class average (rlnCryorestoreClass, from 1)
+        and the log evidence of being in one of the classes (rlnCryorestoreClassEvidence). RELION reads it.
     found_map
         Written: the map of the last pass, in the grey scale of the particles.
+    class_averages
+        Written: averages of like images (MRC stack), the most populated class first; made before any map, which they do not enter.
     figures_json
-        Written: evidence of every seed and pass, and how well the poses are known.
+        Written: evidence of every seed and pass, how well the poses are known, and particles and evidence of each class.
     work_dir
         State, from which a run that was stopped goes on.
     source
@@ -129,6 +139,8 @@ def find_poses(
         Maps from nothing, of which the best goes on.
     iterations, images
         Of each of them: iterations, and particles drawn for one.
+    classes
+        Class averages that are made.
     symmetry
         Point group in RELION's setting.
     device, threads
@@ -157,6 +169,8 @@ def find_poses(
     passes_key = fingerprint({**shaping, "seeds": seeds, "levels": [list(vars(level).values()) for level in levels]})
     figures: dict[str, Any] = {"source": source, "start": _start_text(source, start_map, start_resolution), "seeds": []}
     how: dict[str, Any] = {"symmetry": symmetry, "seed": seed, "device": where}
+    sorted_in = average_classes(particles, region, classes=classes, iterations=CLASS_ITERATIONS, images=images, seed=seed, device=where)
+    figures["classes"] = _class_figures(sorted_in)
     if source == "ab_initio":
         tried = _try_seeds(particles, region, Path(work_dir), seeds_key, iterations=iterations, images=images, seeds=seeds, **how)
         figures |= {"seeds": tried.figures(symmetry=symmetry), "best_seed": tried.best}
@@ -167,7 +181,10 @@ def find_poses(
         first_state(start, centres), particles, region, levels, Path(work_dir) / "passes.safetensors", passes_key, **how
     )
     with files_together():
-        with_poses(table, found, pixel_size=particles.pixel_size).write(found_star)
+        with_poses(with_classes(table, sorted_in), found, pixel_size=particles.pixel_size).write(found_star)
+        box_size = sorted_in.images.shape[-1]
+        with MrcStackWriter(class_averages, count=classes, box_size=box_size, pixel_size=width / box_size) as writer:
+            writer.append(sorted_in.images.numpy())
         write_map(found_map, resized_map(state.volume, table.box_size).numpy(), pixel_size=table.pixel_size)
         write_json(figures_json, {**figures, "passes": passes, "max_shell": levels[-1].max_shell, "box_width": width})
 
@@ -192,6 +209,20 @@ def with_poses(table: ParticleTable, found: FoundPoses, *, pixel_size: float) ->
     columns = dict(zip(ANGLES, angles.T, strict=True)) | {"rlnOriginXAngst": origins[:, 0], "rlnOriginYAngst": origins[:, 1]}
     errors = {ROTATION_SIGMA: found.rotation_sigma, SHIFT_SIGMA: found.shift_sigma * pixel_size, POSE_EVIDENCE: found.log_evidence}
     return table.with_columns(columns | {name: values.double().numpy() for name, values in errors.items()})
+
+
+def with_classes(table: ParticleTable, sorted_in: ClassAverages) -> ParticleTable:
+    """The table with the class of each particle and the evidence of it."""
+    return table.with_columns({CLASS: sorted_in.classes.numpy() + 1, CLASS_EVIDENCE: sorted_in.log_evidence.double().numpy()})
+
+
+def _class_figures(sorted_in: ClassAverages) -> list[dict[str, float]]:
+    """Of every class: its particles, and their median log evidence."""
+    rows = []
+    for number in range(len(sorted_in.images)):
+        own = sorted_in.log_evidence[sorted_in.classes == number]
+        rows.append({"particles": len(own), "evidence": float(own.median()) if len(own) else 0.0})
+    return rows
 
 
 def _try_seeds(

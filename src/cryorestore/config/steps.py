@@ -205,7 +205,7 @@ def _split_particles(settings: Settings) -> dict[str, Any]:
 
 def _find_poses(settings: Settings) -> dict[str, Any]:
     poses = settings["poses"]
-    names = ("source", "start_resolution", "shift_range", "max_resolution", "largest_box", "seeds", "iterations", "images")
+    names = ("source", "start_resolution", "shift_range", "max_resolution", "largest_box", "seeds", "iterations", "images", "classes")
     return {
         **{name: poses[name] for name in names},
         "start_map": data_path(settings, poses["start_map"]) if poses["start_map"] else None,

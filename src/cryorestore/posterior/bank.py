@@ -73,8 +73,8 @@ class PoseBank:
         fine = PolarTransform(self.box_size, rings=fine_rings, disc_px=radius_px, object_px=radius_px, spacing=_SPACING, device=self.device)
         outside = soft_disc(self.box_size, radius_px, 1.0) == 0
         references, power = [], []
-        for part in self.grid.directions.split(_SLICES_AT_ONCE):
-            images = self.volume.coefficients.to_images(self.volume.slices(part))
+        for start in range(0, len(self.grid.directions), _SLICES_AT_ONCE):
+            images = self._reference_images(slice(start, start + _SLICES_AT_ONCE))
             images = images - images[:, outside].mean(1)[:, None, None]  # the constant term, which slices lack
             references.append(self.polar.to_harmonics(self.polar.from_images(images)))
             power.append(fine.from_images(images).abs().square().mean(2))
@@ -85,6 +85,10 @@ class PoseBank:
         """conjugate, times the rings' weights, (m, rings, k): the right side of the product with images"""
         self.power = torch.cat(power)
         """mean of |slice|^2 at each radius, 0, 1/2, .. rings + 1, (k, radii)"""
+
+    def _reference_images(self, part: slice) -> Tensor:
+        """References of some directions as images."""
+        return self.volume.coefficients.to_images(self.volume.slices(self.grid.directions[part]))
 
     def match(
         self, images: Float[Tensor, "b box box"], ctf: Float[Tensor, "b box half"], centres_px: Float[Tensor, "b 2"] | None = None
@@ -103,6 +107,42 @@ class PoseBank:
             norm_weight.index_add_(1, place, weighted * share)
         shell_power = radial_average(power)[:, : self.rings + 1]
         return MatchedImages(self.polar.to_harmonics(shifted), shell_power.to(self.device), norm_weight.to(self.device))
+
+
+class ImageBank(PoseBank):
+    """Images as references, in place of the slices of a map: a direction of the grid is the number of an image.
+
+    Parameters
+    ----------
+    references
+        What images are compared with; nothing of them lies beyond `radius_px`.
+    turns, shifts_px
+        In-plane rotations and shifts that are tried.
+    max_shell
+        Highest that is compared.
+    noise_power, radius_px, device
+        As of `PoseBank`.
+    """
+
+    def __init__(
+        self,
+        references: Float[Tensor, "k box box"],
+        *,
+        turns: int,
+        shifts_px: Float[Tensor, "s 2"],
+        max_shell: int,
+        noise_power: Float[Tensor, "shells"],
+        radius_px: float,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self._images = references
+        whole = torch.eye(3)[None]
+        grid = PoseGrid(whole.expand(len(references), 3, 3), turns, shifts_px, whole, 360 / turns)
+        nothing = FourierVolume(torch.zeros((references.shape[-1],) * 3), max_shell=max_shell)
+        super().__init__(nothing, grid, noise_power=noise_power, radius_px=radius_px, device=device)
+
+    def _reference_images(self, part: slice) -> Tensor:
+        return self._images[part]
 
 
 def _radial_shares(radius: Tensor) -> list[tuple[Tensor, Tensor]]:
