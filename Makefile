@@ -98,6 +98,7 @@ bench-general: $(PRODUCT) ## the general restorer on structures that it was neve
 	$(BIN)/python benchmarks/general/experimental.py
 	$(BIN)/python benchmarks/general/montage.py
 	$(BIN)/python benchmarks/general/page.py
+	$(BIN)/python benchmarks/general/sampling.py
 	$(BIN)/python benchmarks/general/downstream.py
 	$(BIN)/python benchmarks/general/downstream.py --page
 
