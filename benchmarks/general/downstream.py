@@ -29,7 +29,7 @@ from cryorestore.checkpoint import fingerprint
 from cryorestore.config import code_version
 from cryorestore.ctf import ctf_2d
 from cryorestore.files import atomic_path, read_json, write_json
-from cryorestore.fourier import fourier_crop_2d, to_fourier, to_real
+from cryorestore.fourier import fourier_crop_2d, radial_average, spread_shells, to_fourier, to_real
 from cryorestore.general.restorer import GeneralRestorer
 from cryorestore.general.structures import Model, find_model, read_models, shipped_models
 from cryorestore.geometry import perturb_rotations, random_rotations
@@ -179,14 +179,14 @@ def area(scores: dict[str, np.ndarray], other: str) -> float:
 def poses(model: Model, snr: float, lane: str, scale: Scale, restorer: GeneralRestorer | None, data: Path) -> dict[str, Any]:
     """Error of the poses that a search over all of them finds against a map of 20 angstrom, in one lane's images.
 
-    A lane is told how its images stand to the clean ones: its slope, and the power of what is left, per shell. So a scale neither helps nor hurts.
+    A lane is told how its images stand to the clean ones, per shell: their slope, and the power of what is left. So a filter neither helps nor hurts.
     """
     posed = draw_posed(model, scale.poses, snr, data, views=None)
     images, clean = restored(posed.particles, lane, restorer), posed.particles.clean
     max_shell = min(int(BOX * posed.pixel_size / REFERENCE), BOX // 2 - 1)
     grid = make_pose_grid(step=STEP, max_shell=max_shell, box_size=BOX, shift_range_px=LARGEST_SHIFT)
     volume = FourierVolume(posed.reference, max_shell=max_shell)
-    scaled = images / (float((images * clean).sum()) / float(clean.square().sum()))
+    scaled = unfiltered(images, clean)
     bank = PoseBank(volume, grid, noise_power=power_of(scaled - clean).clamp_min(1e-6), radius_px=0.6 * SHARE * BOX)
     found = []
     for start in range(0, len(scaled), 8):
@@ -195,6 +195,13 @@ def poses(model: Model, snr: float, lane: str, scale: Scale, restorer: GeneralRe
     angles = angles_between(torch.cat(found).numpy(), posed.rotations)
     figures = {"median_angle": float(np.median(angles)), "near": float((angles <= NEAR).mean()), "angles": angles.round(2).tolist()}
     return {"structure": model.id, "max_shell": max_shell, **figures}
+
+
+def unfiltered(images: Tensor, clean: Tensor) -> Tensor:
+    """Images divided, shell by shell, by their slope on the clean ones; where there is next to none, by a twentieth of the greatest."""
+    shown, true = to_fourier(images), to_fourier(clean)
+    slope = radial_average((shown * true.conj()).real).mean(0) / radial_average(true.abs().square()).mean(0).clamp_min(1e-12)
+    return to_real(shown / spread_shells(slope.clamp_min(0.05 * float(slope.max())), BOX))
 
 
 def views(model: Model, snr: float, lane: str, scale: Scale, restorer: GeneralRestorer | None, data: Path) -> dict[str, Any]:
@@ -290,7 +297,7 @@ column is the share of particles whose evidence is above 0."""
 POSES = f"""## Poses found against a map of {REFERENCE:g} angstrom
 
 A search over all poses on a grid of {STEP:g} degrees. Median angle to the true pose in degrees, and in brackets the share of particles within
-{NEAR:g} degrees. Each lane is told its slope to the clean images and the power of what is left."""
+{NEAR:g} degrees. Each lane is told, per shell, its slope to the clean images and the power of what is left."""
 GATHERED = f"""## Views gathered
 
 {VIEWS} directions, particles within {JITTER:g} degrees (rms) of one, up to 1 px off the centre; k-means on {COMPONENTS} principal components of
