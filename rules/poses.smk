@@ -110,7 +110,7 @@ rule adopt_poses:
     wildcard_constraints:
         dataset=datasets_with_poses(found=True),
     conda:
-        "../envs/reconstruct.yaml"
+        "../envs/network.yaml"
     threads: 1
     resources:
         mem_mb=escalating(2 * GIB),
