@@ -123,6 +123,8 @@ def measure_noise(cells: list[Cell], keys: dict[Cell, str], scale: Scale, folder
     rows: dict[Cell, list[dict[str, Any]]] = {cell: [] for cell in cells}
     missing: set[str] = set()
     for model in validation_models(scale):
+        if all(cell.lane in missing for cell in cells):
+            return
         drawing = drawn(find_model(model, options.data), scale.particles, noise=cells[0].noise, seed=SEED)
         for cell in cells:
             if cell.lane in missing:
