@@ -186,7 +186,7 @@ def poses(model: Model, snr: float, lane: str, scale: Scale, restorer: GeneralRe
     max_shell = min(int(BOX * posed.pixel_size / REFERENCE), BOX // 2 - 1)
     grid = make_pose_grid(step=STEP, max_shell=max_shell, box_size=BOX, shift_range_px=LARGEST_SHIFT)
     volume = FourierVolume(posed.reference, max_shell=max_shell)
-    scaled = unfiltered(images, clean)
+    scaled = unfiltered(images, clean, max_shell)
     bank = PoseBank(volume, grid, noise_power=power_of(scaled - clean).clamp_min(1e-6), radius_px=0.6 * SHARE * BOX)
     found = []
     for start in range(0, len(scaled), 8):
@@ -197,11 +197,15 @@ def poses(model: Model, snr: float, lane: str, scale: Scale, restorer: GeneralRe
     return {"structure": model.id, "max_shell": max_shell, **figures}
 
 
-def unfiltered(images: Tensor, clean: Tensor) -> Tensor:
-    """Images divided, shell by shell, by their slope on the clean ones; where there is next to none, by a twentieth of the greatest."""
+def unfiltered(images: Tensor, clean: Tensor, max_shell: int) -> Tensor:
+    """Images divided, shell by shell, by their slope on the clean ones; where there is next to none, by a twentieth of the greatest.
+
+    Beyond `max_shell`, where nothing is compared, the slope is not looked at.
+    """
     shown, true = to_fourier(images), to_fourier(clean)
     slope = radial_average((shown * true.conj()).real).mean(0) / radial_average(true.abs().square()).mean(0).clamp_min(1e-12)
-    return to_real(shown / spread_shells(slope.clamp_min(0.05 * float(slope.max())), BOX))
+    greatest = float(slope[: max_shell + 1].max())
+    return to_real(shown / spread_shells(slope.clamp(0.05 * greatest, greatest), BOX))
 
 
 def views(model: Model, snr: float, lane: str, scale: Scale, restorer: GeneralRestorer | None, data: Path) -> dict[str, Any]:
