@@ -134,8 +134,8 @@ def write_table(result: dict[str, Any]) -> None:
     before, after = text.partition(BEGIN)[0], text.partition(END)[2]
     settings = result["settings"]
     lines = [
-        f"{settings['particles']} simulated particles of each of {' and '.join(settings['structures'])}, which the network was never shown, everywhere "
-        f"with the same signal and noise per area, that of SNR {settings['snr']:g} at the network's own sampling:",
+        f"{settings['particles']} simulated particles of each of {' and '.join(settings['structures'])}, which the network was never shown, "
+        f"everywhere with the same signal and noise per area, that of SNR {settings['snr']:g} at the network's own sampling:",
         "",
         "| particles | box | width | sampled as | NMSE | Wiener filter, true spectra and best mask |",
         "|---|---|---|---|---|---|",
