@@ -31,42 +31,37 @@ wildcard_constraints:
     change=one_of(cryorestore.config.CHANGED_MAPS),
 
 
-def datasets_restored_in(several_shards):
-    """The data sets whose halves are restored whole, in several shards or in one, as a constraint of the wildcard."""
+def datasets_where(is_so):
+    """The data sets whose settings are so, as a constraint of the wildcard."""
     return one_of(
-        [
-            name
-            for name, settings in CONFIGURATION.settings.items()
-            if (settings["restore"]["shards"] > 1) == several_shards
-            and not settings["restore"]["cross_fit"]
-        ]
+        name for name, settings in CONFIGURATION.settings.items() if is_so(settings)
     )
 
 
-datasets_cross_fitted = one_of(
-    [
-        name
-        for name, settings in CONFIGURATION.settings.items()
-        if settings["restore"]["cross_fit"]
-    ]
+def datasets_restored_in(several_shards):
+    """The data sets whose halves are restored whole, in several shards or in one, as a constraint of the wildcard."""
+    return datasets_where(
+        lambda settings: (settings["restore"]["shards"] > 1) == several_shards
+        and not settings["restore"]["cross_fit"]
+    )
+
+
+datasets_cross_fitted = datasets_where(
+    lambda settings: settings["restore"]["cross_fit"]
 )
 
 
 def datasets_with_poses(found):
     """The data sets whose poses are found here, or given, as a constraint of the wildcard."""
-    return one_of(
-        name
-        for name, settings in CONFIGURATION.settings.items()
-        if cryorestore.config.finds_poses(settings) == found
+    return datasets_where(
+        lambda settings: cryorestore.config.finds_poses(settings) == found
     )
 
 
 def datasets_in_halves(posed):
     """The data sets that are restored half by half, with poses, or all together without, as a constraint of the wildcard."""
-    return one_of(
-        name
-        for name, settings in CONFIGURATION.settings.items()
-        if cryorestore.config.has_poses(settings) == posed
+    return datasets_where(
+        lambda settings: cryorestore.config.has_poses(settings) == posed
     )
 
 
